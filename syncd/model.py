@@ -1,0 +1,277 @@
+"""The values that the core and the adapters exchange. Imports nothing but the standard library.
+
+A `Change` goes to an adapter, an `Outcome` comes back: design, sections 6 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Flag, StrEnum, auto
+from typing import Any, Literal, NamedTuple
+
+Value = str | int | float | bool | None
+"""One field of a contact as it travels: JSON scalars; dates as YYYY-MM-DD, nested data as text."""
+
+
+class Verb(StrEnum):
+    """What is to be done with one contact at one provider."""
+
+    PUT = "put"  # make the remote record say what `want` says
+    WITHDRAW = "withdraw"  # stop mail reversibly; nothing is said in the person's name
+    DELETE = "delete"  # remove the remote record
+    ERASE = "erase"  # forget the person for good
+
+
+class Person(NamedTuple):
+    """One contact as one destination should hold it, or was last given it.
+
+    `lists` maps source list ids to remote ids (equal where the provider has no ids of its own).
+    `subscribed` is what remains after the consent rule: False is the person's own no.
+    """
+
+    email: str
+    fields: Mapping[str, Value]
+    lists: Mapping[str, str]
+    subscribed: bool
+
+
+class Change(NamedTuple):
+    """One contact to be written. An adapter sees nothing else of it.
+
+    want: None for WITHDRAW, DELETE, ERASE.  was: the mirror's word, None if unknown there.
+    remote: what the adapter asked to be remembered with `Applied`.
+    may_create: the core's leave to make a record that is not there.
+    resubscribe: the core's leave to send a subscribing value; never send one without it.
+    doubtful: an earlier try may have been applied.
+    """
+
+    contact_id: str
+    verb: Verb
+    want: Person | None
+    was: Person | None
+    remote: Mapping[str, Any] | None
+    may_create: bool
+    resubscribe: bool
+    doubtful: bool = False
+
+
+# ── Outcomes: one per Change, in the same order ─────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Acknowledged. `remote` None keeps what was remembered; `lacking`: not expressible there."""
+
+    remote: Mapping[str, Any] | None = None
+    lacking: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Rightly not there: the provider cannot hold the contact, or it must not be created."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The provider refused this one contact, in its own words."""
+
+    reason: str
+    status: int | None = None
+
+
+OptOutKind = Literal["unsubscribed", "bounced", "complained", "vanished"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptedOut:
+    """The provider says no to mail for this contact (or for one list of it)."""
+
+    kind: OptOutKind = "unsubscribed"
+    list_id: str | None = None  # the source's list id
+    occurred_at: datetime | None = None  # the provider's time, if it told
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The record syncd once made is not there any more. Never answered with a create."""
+
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Cannot be done until a scan of `scan_of` (a list's source id) has found a remote id."""
+
+    scan_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A bulk job runs at the provider; call `resume(receipt, changes)` after `look_after` s."""
+
+    receipt: Mapping[str, Any]
+    look_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Nothing was done for this one contact; the provider asks to try it again later."""
+
+    reason: str
+    after: float = 0.0
+
+
+Outcome = Applied | Absent | Rejected | OptedOut | Vanished | Waits | Started | Postponed
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up of one contact says. `remote` None: it is not there.
+
+    `opted_out` tells a no that the record carries; None where the provider cannot tell.
+    """
+
+    remote: Mapping[str, Any] | None
+    email: str | None = None
+    opted_out: OptedOut | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An opt-out read back from a provider; by contact id where it knows ours, else by address."""
+
+    contact_id: str | None
+    email: str | None
+    kind: OptOutKind
+    occurred_at: datetime | None
+    list_id: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """Where an erasure stands at one destination.
+
+    confirmed: a read-back said that nothing is left.  wait_until: look again then.
+    by_hand: what a person must do there, in exact words.
+    """
+
+    confirmed: bool = False
+    wait_until: datetime | None = None
+    by_hand: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Findings about an account that an adapter wants remembered until its credential changes."""
+
+    findings: Mapping[str, Any]
+    identity: str = ""  # the remote account, pinned
+
+
+# ── What a provider is ──────────────────────────────────────────────────────────────────────
+
+
+class Can(Flag):
+    """What a provider offers beyond `check` and `push`. Each flag names a method: `PROVIDED_BY`."""
+
+    NOTHING = 0
+    REPEAT = auto()  # sending the same change twice leaves one contact
+    FIND = auto()  # look contacts up
+    SCAN = auto()  # page through everything it holds
+    ERASE = auto()  # forget a contact for good
+    LISTS = auto()  # lists are objects of their own there
+    RENAME_LIST = auto()
+    DELETE_LIST = auto()
+    OPT_OUT = auto()  # opt-outs made there can be read
+    RESUBSCRIBE = auto()  # a subscribing value can be sent
+    JOBS = auto()  # bulk jobs that are polled
+    SEES_GONE = auto()  # a vanished contact can be told from one never there
+
+
+PROVIDED_BY: Mapping[Can, str] = {
+    Can.REPEAT: "push",
+    Can.FIND: "find",
+    Can.SCAN: "scan",
+    Can.ERASE: "erased",
+    Can.LISTS: "create_list",
+    Can.RENAME_LIST: "rename_list",
+    Can.DELETE_LIST: "delete_list",
+    Can.OPT_OUT: "opt_outs",
+    Can.RESUBSCRIBE: "push",
+    Can.JOBS: "resume",
+    Can.SEES_GONE: "find",
+}
+"""Flag → method; a test holds that a class has the method where it sets the flag."""
+
+Key = Literal["ours", "address", "remote id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A budget the provider counts by: requests a second, in flight, a day. None = no limit."""
+
+    per_second: float | None = None
+    in_flight: int | None = None
+    per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is always true of a provider.
+
+    batch: most changes one `push` may carry.  requests_per_batch: HTTP requests it costs.
+    visible_after: seconds until a write can be read back.
+    names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
+    default_fields: provider field → source column, used when a destination maps nothing.
+    """
+
+    batch: int
+    meters: Mapping[str, Meter]
+    key: Key
+    can: Can = Can.NOTHING
+    needs_list: bool = False
+    names_lists: bool = False
+    visible_after: float = 0.0
+    requests_per_batch: float = 1.0
+    default_fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `check`: what was looked at, how it stands, what to do."""
+
+    subject: str
+    level: Literal["ok", "warning", "error"]
+    says: str
+    remedy: str = ""
+    exit_code: int = 0  # of the whole command, where the level is 'error'
+
+
+# ── What the wire and an adapter's judge exchange ───────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, before it is signed. `target`: path and query exactly as sent."""
+
+    method: str
+    target: str
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    meter: str = "default"
+    repeatable: bool = False  # a lost answer needs no look-up: sending it again does no harm
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: at most the wire's cap of bytes; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes

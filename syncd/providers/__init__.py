@@ -1,0 +1,185 @@
+"""The protocol every provider honours, and how adapters are found (entry-point group).
+
+An adapter is one file; the order inside is always: options, credential, traits, judge, push,
+find, scan, lists, translate, sign. It imports `syncd.model`, `syncd.errors`, this module and the
+type of the wire, nothing else of syncd: it cannot reach the database or another provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from syncd.errors import ConfigError, ProviderError
+from syncd.model import (
+    Answer,
+    Change,
+    Erased,
+    Finding,
+    Found,
+    Learned,
+    Meter,
+    Notice,
+    Outcome,
+    Request,
+    Traits,
+)
+
+GROUP = "syncd.providers"
+
+
+class Options(BaseModel):
+    """What every destination may set in `options`; an adapter's model extends it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str = ""
+    allow_http: bool = False  # plain http to a host that is not loopback
+    opt_out_scope: Literal["source", "destination"] = "source"
+    meters: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+
+
+class Credential(BaseModel):
+    """What every credential may carry; an adapter's model extends it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    expires_on: str | None = None  # YYYY-MM-DD; `check` and `status` warn from 30 days before
+
+
+class Wire(Protocol):
+    """The way out, as an adapter sees it: metered, signed, one attempt, typed failures."""
+
+    async def send(self, request: Request) -> Answer:
+        """Send once; return what `judge` let through.
+
+        Raises a `ProviderError` of the kind that `judge`, or else the wire's defaults, decide.
+        """
+        ...
+
+
+class KeyColumn(NamedTuple):
+    """A source column that identifies contacts at the provider; `name`: what `remote` calls it."""
+
+    name: str
+    column: str
+
+
+class Provider(Protocol):
+    """What every adapter has; the rest is declared in `traits.can`."""
+
+    name: ClassVar[str]
+    options_model: ClassVar[type[Options]]
+    credential_model: ClassVar[type[Credential]]
+    traits: ClassVar[Traits]
+
+    def __init__(self, wire: Wire, options: Any, findings: Mapping[str, Any]) -> None:
+        """Store; do no work. `findings` is what an earlier `Learned` said of this account."""
+        ...
+
+    @classmethod
+    def base_url(cls, options: Any) -> str:
+        """The origin and path that requests go to; the only place credentials are sent."""
+        ...
+
+    @classmethod
+    def scope(cls, options: Any, credential: Any) -> str:
+        """What the provider counts its limits by (an account id, an API key), in clear."""
+        ...
+
+    @classmethod
+    def meters(cls, options: Any) -> Mapping[str, Meter]:
+        """The meters with the provider's own limits; the write meter is the first."""
+        ...
+
+    @classmethod
+    def key_column(cls, options: Any) -> KeyColumn | None:
+        """The column that identifies contacts in place of our id; None: our id does."""
+        ...
+
+    @classmethod
+    def sign(cls, credential: Any, request: Request) -> Mapping[str, str]:
+        """Headers that authenticate this request. Pure; called at the moment of sending."""
+        ...
+
+    @classmethod
+    def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
+        """Say what an answer means: an error, 'ok', or None for the wire's own defaults."""
+        ...
+
+    async def check(self) -> Sequence[Finding]:
+        """Prove the credentials work, without writing; one finding per thing looked at."""
+        ...
+
+    async def learn(self) -> Learned | None:
+        """Find out what this account is like, before the first write; None: nothing to learn."""
+        ...
+
+    async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        """Apply at most `traits.batch` changes; one Outcome each, in the same order."""
+        ...
+
+
+class Finds(Protocol):
+    async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
+        """Look the contacts up; one `Found` each, in the same order."""
+        ...
+
+
+class Erases(Protocol):
+    async def erased(self, change: Change, since: datetime) -> Erased:
+        """Read back an erasure that was pushed at `since`."""
+        ...
+
+
+class ReadsOptOuts(Protocol):
+    def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]:
+        """Page through opt-outs made there since then (None: from the beginning)."""
+        ...
+
+
+class KeepsLists(Protocol):
+    async def lists(self) -> Mapping[str, str]:
+        """Remote list ids and their names."""
+        ...
+
+    async def create_list(self, name: str) -> str:
+        """Make a list; return its remote id. The core has looked for the name before."""
+        ...
+
+
+class RenamesLists(Protocol):
+    async def rename_list(self, remote_id: str, name: str) -> None: ...
+
+
+class DeletesLists(Protocol):
+    async def delete_list(self, remote_id: str) -> None: ...
+
+
+class RunsJobs(Protocol):
+    async def resume(
+        self, receipt: Mapping[str, Any], changes: Sequence[Change]
+    ) -> Sequence[Outcome]:
+        """Look at a bulk job; `Started` again while it runs, else one Outcome a change."""
+        ...
+
+
+@cache
+def providers() -> Mapping[str, type[Provider]]:
+    """Every installed adapter by name."""
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)}
+
+
+def provider(name: str) -> type[Provider]:
+    """The adapter called *name*; ConfigError naming those there are."""
+    known = providers()
+    if name not in known:
+        raise ConfigError(
+            f"provider {name!r} is not known; installed: {', '.join(sorted(known)) or 'none'}"
+        )
+    return known[name]
