@@ -1,0 +1,248 @@
+"""Credentials by name: from systemd, from the environment, or sealed in `syncd.secret`.
+
+A value is the JSON of its provider's credential model. No message of this module quotes one, and
+what it gives out the log never shows again (`log.hide`). Two names that differ only in characters
+the environment cannot have (`a-b`, `a_b`) share one variable.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from syncd import log, sql
+from syncd.credential import C, parse
+from syncd.credential import expiry as expiry
+from syncd.db import Connection, Pool, transact
+from syncd.errors import ConfigError
+
+KEY_VARIABLE = "SYNCD_SECRET_KEY"
+KEY_FILE = "secret_key"
+RESERVED = frozenset({"key", KEY_FILE, ".", ".."})  # in lower case; else a key would be read as one
+PUBLIC_KEY = hashlib.sha256(b"syncd: no SYNCD_SECRET_KEY is set").digest()
+"""Stands in for a key of the fleet's own: scopes and fingerprints are then guessable, no more."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_MAKE_ONE = (
+    "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
+)
+
+
+class Kept(NamedTuple):
+    """Where one secret is. `where` is a file, a variable or the table."""
+
+    name: str
+    where: str
+    note: str = ""
+
+
+def variable(name: str) -> str:
+    """The environment variable that may hold the secret called *name*."""
+    return "SYNCD_SECRET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def sealing_keys(environ: Mapping[str, str]) -> Sequence[str]:
+    """The Fernet keys that seal the table, the first encrypts; () if there are none.
+
+    From SYNCD_SECRET_KEY, else from the file secret_key in $CREDENTIALS_DIRECTORY.
+    """
+    where, text = KEY_VARIABLE, environ.get(KEY_VARIABLE, "")
+    if not text and (folder := environ.get("CREDENTIALS_DIRECTORY")):
+        where = str(Path(folder) / KEY_FILE)
+        text = _read(Path(folder) / KEY_FILE) or ""
+    keys = [key.strip() for key in re.split(r"[,\n]", text) if key.strip()]
+    if bad := [n for n, key in enumerate(keys, 1) if not _is_key(key)]:
+        no_key = "is no Fernet key (32 bytes in URL-safe base64); make one: " + _MAKE_ONE
+        raise ConfigError(*(f"{where}: key {n} of {len(keys)} {no_key}" for n in bad))
+    return keys
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.urlsafe_b64decode(key.encode())) == 32
+    except (binascii.Error, ValueError):
+        return False
+
+
+def account_key(environ: Mapping[str, str]) -> bytes:
+    """The key of `meter.scope_key` and of fingerprints: all processes of a fleet must agree.
+
+    From the last sealing key: putting a new one in front of the old one changes nothing, a process
+    at a time; dropping the old one does, so restart the fleet then. Without keys: `PUBLIC_KEY`.
+    """
+    keys = sealing_keys(environ)
+    secret = base64.urlsafe_b64decode(keys[-1]) if keys else PUBLIC_KEY
+    return hmac.digest(secret, b"syncd account key", "sha256")
+
+
+class Secrets:
+    """The three places secrets are kept in; see `get` for their order."""
+
+    def __init__(
+        self, pool: Pool | None, environ: Mapping[str, str], keys: Sequence[str] = ()
+    ) -> None:
+        self._pool = pool
+        self._environ = environ
+        self._keys = keys
+
+    async def get(self, name: str) -> str:
+        """The value: of the credentials directory, else the environment, else the table.
+
+        Raises ConfigError naming the places looked at when there is none, or why it is unusable.
+        """
+        _check_name(name)
+        value = self._file(name) or self._environ.get(variable(name)) or await self._sealed(name)
+        if value is None:
+            folder = self._environ.get("CREDENTIALS_DIRECTORY")
+            raise ConfigError(
+                f"secret {name!r} is in none of its three places:"
+                f" {Path(folder) / name if folder else '$CREDENTIALS_DIRECTORY (not set)'},"
+                f" the variable {variable(name)}, the table syncd.secret"
+                f"{' (no database)' if self._pool is None else f' (`syncd secret set {name}`)'}"
+            )
+        log.hide(value)
+        return value
+
+    async def credential(self, name: str, model: type[C]) -> C:
+        """The secret as a provider's credential; ConfigError names every faulty key, no value."""
+        found, faults = parse(await self.get(name), model)
+        if found is None:
+            raise ConfigError(*(f"secret {name!r}: {fault}" for fault in faults))
+        return found
+
+    def fingerprint(self, value: str) -> str:
+        """Changes when *value* does, and tells nothing about it to one without the fleet's key."""
+        purpose = b"syncd credential fingerprint\0"
+        key = account_key(self._environ)
+        return hmac.digest(key, purpose + value.encode(), "sha256").hex()[:32]
+
+    async def names(self) -> Sequence[Kept]:
+        """Every secret there is, in the order of `get`; of two with one name the first is used.
+
+        Names of variables are in lower case, with `_`: what they were is not to be known.
+        """
+        prefix = variable("")
+        found = [
+            Kept(path.name, str(path))
+            for path in self._files()
+            if _NAME.fullmatch(path.name) and path.name.lower() not in RESERVED
+        ]
+        found += [
+            Kept(key.removeprefix(prefix).lower(), key)
+            for key in sorted(self._environ)
+            if key.startswith(prefix) and key != KEY_VARIABLE and self._environ[key]
+        ]
+        rows = await self._pool.fetch(sql.secret.names) if self._pool else []
+        return found + [
+            Kept(r["name"], "syncd.secret", f"set {r['updated_at']:%Y-%m-%d} by {r['updated_by']}")
+            for r in rows
+        ]
+
+    async def set(self, name: str, value: str) -> None:
+        """Seal *value* and keep it in the table, in place of an older one."""
+        _check_name(name)
+        if not value.strip():
+            raise ConfigError(
+                f"secret {name!r}: an empty value; `syncd secret remove` takes it out"
+            )
+        sealed = self._seal().encrypt(value.encode())
+        await self._table().execute(sql.secret.keep, name, sealed)
+
+    async def remove(self, name: str) -> bool:
+        """Take it out of the table; False if it was not there."""
+        _check_name(name)
+        return await self._table().fetchval(sql.secret.remove, name) is not None
+
+    async def rotate(self) -> int:
+        """Seal every row of the table with the first key; return how many. All or none.
+
+        Raises ConfigError naming the secrets that none of the keys opens.
+        """
+        seal = self._seal()
+
+        async def work(connection: Connection) -> int:
+            rows = await connection.fetch(sql.secret.lock_all)
+            fresh = {row["name"]: _rotated(seal, row["sealed"]) for row in rows}
+            if closed := [name for name, sealed in fresh.items() if sealed is None]:
+                raise ConfigError(*(self._closed(name) for name in closed))
+            await connection.execute(sql.secret.reseal, list(fresh), list(fresh.values()))
+            return len(fresh)
+
+        return await transact(self._table(), work)
+
+    def _files(self) -> Sequence[Path]:
+        folder = self._environ.get("CREDENTIALS_DIRECTORY")
+        if not folder or not Path(folder).is_dir():
+            return []
+        return sorted(path for path in Path(folder).iterdir() if path.is_file())
+
+    def _file(self, name: str) -> str | None:
+        folder = self._environ.get("CREDENTIALS_DIRECTORY")
+        return _read(Path(folder) / name) if folder else None
+
+    async def _sealed(self, name: str) -> str | None:
+        sealed = await self._pool.fetchval(sql.secret.sealed, name) if self._pool else None
+        if sealed is None:
+            return None
+        try:
+            return self._seal().decrypt(sealed).decode()
+        except (InvalidToken, UnicodeDecodeError):
+            pass
+        raise ConfigError(self._closed(name))
+
+    def _seal(self) -> MultiFernet:
+        if not self._keys:
+            raise ConfigError(
+                f"the table syncd.secret is sealed and there is no key: set {KEY_VARIABLE} (or the"
+                f" credential {KEY_FILE}) to what the other processes have; make one: {_MAKE_ONE}"
+            )
+        return MultiFernet([Fernet(key) for key in self._keys])
+
+    def _table(self) -> Pool:
+        if self._pool is None:
+            raise ConfigError("secrets are kept in the database, and there is none")
+        return self._pool
+
+    def _closed(self, name: str) -> str:
+        return (
+            f"secret {name!r} in syncd.secret is opened by none of the {len(self._keys)} keys in"
+            f" {KEY_VARIABLE}: add the one it was sealed with, or `syncd secret set {name}` again"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or name.lower() in RESERVED:
+        raise ConfigError(
+            f"{name!r} cannot be the name of a secret: 1 to 128 letters, digits and _ . - ; not"
+            f" {', '.join(sorted(RESERVED))}"
+        )
+
+
+def _read(path: Path) -> str | None:
+    """A file's text without the line end an editor leaves; None if there is no such file."""
+    try:
+        text = path.read_text("utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise ConfigError(f"{path}: is empty, or not UTF-8")
+    return text
+
+
+def _rotated(seal: MultiFernet, sealed: bytes) -> bytes | None:
+    try:
+        return seal.rotate(sealed)
+    except InvalidToken:
+        return None
