@@ -1,0 +1,251 @@
+"""The way out: one aiohttp session a destination; metered, signed, one attempt, typed failures.
+
+Design, sections 6 ("The wire sends once") and 8 (TLS, origins, redirects, redaction). Only the
+journal repeats: nothing here, and nothing below it, sends a request twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import replace
+from io import BytesIO
+from ipaddress import ip_address
+from typing import Any, Protocol, Self
+
+import aiohttp
+from yarl import URL
+
+from syncd import __version__
+from syncd.errors import (
+    Ambiguous,
+    ConfigError,
+    Misconfigured,
+    ProviderError,
+    Transient,
+    Unintelligible,
+)
+from syncd.model import Answer, Request
+from syncd.providers import Provider
+from syncd.redact import excerpt, redacted, secrets_of, shown_path
+from syncd.verdict import by_status, only_reads, retry_after
+
+CAP = 64 * 2**20
+_CONNECT_SHARE = 0.75  # of the timeout: connecting must fail first, so that "unsent" is certain
+# Apache drops an idle connection after 5 s; a write that meets the drop would be Ambiguous.
+_KEEP_ALIVE = 4.0
+_LONG = 2**20  # from here on aiohttp warns of raw bytes
+_TARGET = re.compile(r"/[!\"$-~]*")  # visible ASCII without '#': anything else breaks the line
+
+_sending: ContextVar[Request] = ContextVar("syncd_request_being_sent")
+
+
+class Permits(Protocol):
+    """Where the wire asks for leave; design, section 6, "Meters"."""
+
+    def permit(self, meter: str) -> AbstractAsyncContextManager[None]:
+        """Leave for one HTTP request; waits for it. Fenced if this worker must not send."""
+        ...
+
+
+class HttpWire:
+    """A `Wire` over aiohttp for one destination; open it with `async with`.
+
+    `credential` is asked at every request, so that a changed secret is taken up at once.
+    `requests` counts by meter and '2xx' … '5xx', 'unsent' (never left) or 'lost' (no answer).
+    """
+
+    def __init__(
+        self,
+        provider: type[Provider],
+        options: Any,
+        credential: Callable[[], Any],
+        permits: Permits,
+        *,
+        timeout: float = 60.0,
+        cap: int = CAP,
+        connections: int = 100,
+    ) -> None:
+        self._provider, self._options = provider, options
+        self._credential, self._permits = credential, permits
+        self._timeout, self._cap, self._connections = timeout, cap, connections
+        self._base = URL()
+        self._session: aiohttp.ClientSession | None = None
+        self.requests: Counter[tuple[str, str]] = Counter()
+
+    async def __aenter__(self) -> Self:
+        self._base = checked_base(self._provider.base_url(self._options), self._options.allow_http)
+        self._prefix = self._base.raw_path.rstrip("/")
+        self._origin = self._base.origin()
+        self._host = str(self._origin)
+        self._session = self._opened()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE),
+            timeout=aiohttp.ClientTimeout(
+                total=self._timeout, connect=self._timeout * _CONNECT_SHARE
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"syncd/{__version__}"},
+            skip_auto_headers=("Content-Type",),
+            middlewares=(self._signed,),
+            trust_env=False,
+        )
+        one_attempt(session)
+        return session
+
+    async def send(self, request: Request) -> Answer:
+        """Send once; return what `judge` let through. Raises as `Wire.send` says."""
+        if not _TARGET.fullmatch(request.target):
+            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        sent = replace(request, target=self._prefix + request.target)
+        async with self._permits.permit(request.meter):
+            answer = await self._exchanged(sent)
+        if (fault := self._fault(request, answer)) is not None:
+            raise fault
+        return answer
+
+    async def _exchanged(self, request: Request) -> Answer:
+        """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
+        if self._session is None:
+            raise RuntimeError("the wire is not open")
+        token = _sending.set(request)
+        url = URL(self._host + request.target, encoded=True)
+        try:
+            async with self._session.request(
+                request.method,
+                url,
+                data=_payload(request.body),
+                headers=request.headers,
+                allow_redirects=False,
+            ) as response:
+                answer = await self._read(request, response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as err:
+            fault = self._lost(request, err)
+        else:
+            self.requests[request.meter, f"{answer.status // 100}xx"] += 1
+            return answer
+        finally:
+            _sending.reset(token)
+        raise fault
+
+    async def _signed(
+        self, outgoing: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Client middleware: credentials go on last, and to the configured origin only."""
+        if outgoing.url.origin() != self._origin:
+            raise Misconfigured("credentials are for the configured host only; nothing was sent")
+        signature = self._provider.sign(self._credential(), _sending.get())
+        outgoing.headers.update(signature)
+        return await handler(outgoing)
+
+    async def _read(self, request: Request, response: aiohttp.ClientResponse) -> Answer:
+        parts, size = [], response.content_length or 0
+        if size <= self._cap:
+            size = 0
+            while size <= self._cap and (part := await response.content.readany()):
+                parts.append(part)
+                size += len(part)
+        if size > self._cap:
+            response.close()
+            self.requests[request.meter, f"{response.status // 100}xx"] += 1
+            raise Unintelligible(
+                f"{_name(request)}: the answer is larger than {self._cap} bytes",
+                status=response.status,
+            )
+        return Answer(response.status, _folded(response.headers), b"".join(parts))
+
+    def _lost(self, request: Request, err: Exception) -> ProviderError:
+        """No (whole) answer: Transient where nothing was or could be done, else Ambiguous."""
+        unsent = isinstance(err, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+        self.requests[request.meter, "unsent" if unsent else "lost"] += 1
+        what = "cannot connect" if unsent else "the answer was lost"
+        if isinstance(err, aiohttp.ClientConnectorCertificateError):
+            what = "cannot connect: the host's certificate is not trusted"
+        elif isinstance(err, TimeoutError):
+            what = f"{what}: nothing within {self._timeout:g} s"
+        reason = f"{_name(request)}: {what} ({type(err).__name__})"
+        return Transient(reason) if unsent or only_reads(request) else Ambiguous(reason)
+
+    def _fault(self, request: Request, answer: Answer) -> ProviderError | None:
+        """What an answer means: the provider's `judge` first, then the defaults."""
+        verdict = self._provider.judge(request, answer)
+        if verdict == "ok":
+            return None
+        secrets = secrets_of(self._credential()) if verdict or answer.status >= 300 else ()
+        fault = verdict or by_status(request, answer, excerpt(answer.body, secrets))
+        if fault is None:
+            return None
+        said = redacted(fault.reason, secrets)
+        fault.reason = f"{_name(request)} answered {answer.status}: {said}".rstrip(": ")
+        fault.args = (fault.reason,)
+        fault.status = answer.status if fault.status is None else fault.status
+        fault.after = max(fault.after, retry_after(answer.headers))
+        return fault
+
+
+def checked_base(text: str, allow_http: bool = False) -> URL:
+    """The base address, or ConfigError: https anywhere, http only to this very machine."""
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ConfigError("options.base_url: not an http(s) address")
+    if url.user is not None or url.password is not None or url.query_string or url.fragment:
+        raise ConfigError("options.base_url: must not hold a user, a query or a fragment")
+    if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+        raise ConfigError(
+            f"options.base_url: plain http to {url.host} would show the credentials to anybody "
+            "on the way; use https, or set allow_http"
+        )
+    return url
+
+
+def one_attempt(session: aiohttp.ClientSession) -> None:
+    """Switch off aiohttp's own repeat of GET, PUT and DELETE over a dropped connection.
+
+    A DELETE that was applied before the cut would be executed twice. The attribute is private
+    (3.14.5): should it go, starting fails loudly instead of repeating silently.
+    """
+    if not isinstance(getattr(session, "_retry_connection", None), bool):
+        raise ConfigError(
+            f"aiohttp {aiohttp.__version__} no longer lets its silent repeat be switched off; "
+            "install the version that syncd was released with"
+        )
+    session._retry_connection = False  # noqa: SLF001
+
+
+def _name(request: Request) -> str:
+    return f"{request.method} {shown_path(request.target)}"
+
+
+def _payload(body: bytes) -> bytes | BytesIO | None:
+    """The body as aiohttp wants it: a long one in pieces, so that others get their turn."""
+    return BytesIO(body) if len(body) > _LONG else body or None
+
+
+def _folded(headers: Mapping[str, str]) -> dict[str, str]:
+    """Header names in lower case; a name that came twice holds both values, joined by ', '."""
+    folded: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        folded[name] = f"{folded[name]}, {value}" if name in folded else value
+    return folded
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
