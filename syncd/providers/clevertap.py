@@ -1,0 +1,383 @@
+"""CleverTap REST API v1: profiles upserted by our own identity; lists are one array property.
+
+Sections quoted as (3.1) are the wire reference's. What a change becomes is in
+`clevertap_translate`, what an answer means in `clevertap_answers`, the canaries are in
+`clevertap_canary`: parts of this adapter, not providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import quote
+
+import orjson
+from pydantic import Field, SecretStr, field_validator
+
+from syncd.errors import Indivisible, Misconfigured, ProviderError, SyncdError, Unintelligible
+from syncd.model import (
+    Absent,
+    Answer,
+    Applied,
+    Can,
+    Change,
+    Erased,
+    Finding,
+    Found,
+    Learned,
+    Meter,
+    Notice,
+    OptedOut,
+    Outcome,
+    Request,
+    Traits,
+)
+from syncd.providers import Credential, KeyColumn, Options, Wire
+from syncd.providers import clevertap_answers as answers
+from syncd.providers import clevertap_batch as batches
+from syncd.providers import clevertap_canary as canary
+from syncd.providers.clevertap_translate import (
+    SYSTEM,
+    Draft,
+    Rules,
+    drafted,
+    email_fault,
+    identity_of,
+    name_fault,
+    refuse_twins,
+)
+
+AT_ONCE = 3  # look-ups started side by side; the meter decides how many leave
+PAGE = 5000
+FORGET = 100_000  # opt-outs remembered for dropping doubles
+GONE_AFTER = timedelta(hours=24)
+BEGINNING = "20130101"  # before the provider existed
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class CleverTapOptions(Options):
+    """`options` of a destination; config/ holds an annotated example."""
+
+    region: Literal["in1", "sg1", "us1", "aps3", "mec1", "eu1"] | None = None
+    partner: str | None = None
+    lists_property: str = "Lists"
+    identity: str = "id"  # the source column; the core reads it
+    marker_event: str | None = Field(default=None, min_length=1, max_length=512)
+    adopt: Literal["identity", "email"] = "identity"
+    default_country_code: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,2}$")
+
+    @field_validator("lists_property")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        fault = "is a system key" if name in SYSTEM else name_fault(name)
+        if fault:
+            raise ValueError(f"lists_property {fault}")
+        return name
+
+
+class CleverTapCredential(Credential):
+    """Project id and passcode (of the account, or of a user: the header is the same)."""
+
+    account_id: SecretStr
+    passcode: SecretStr
+
+    @field_validator("account_id", "passcode")
+    @classmethod
+    def _stripped(cls, secret: SecretStr) -> SecretStr:
+        text = secret.get_secret_value().strip()
+        if not text or not text.isascii() or not text.isprintable():
+            raise ValueError("is empty, or holds what no header can carry")
+        return SecretStr(text)
+
+
+class CleverTap:
+    """Every write may be repeated; what vanished there cannot be told; the flag cannot be read."""
+
+    name: ClassVar[str] = "clevertap"
+    options_model: ClassVar[type[Options]] = CleverTapOptions
+    credential_model: ClassVar[type[Credential]] = CleverTapCredential
+    traits: ClassVar[Traits] = Traits(
+        batch=1000,
+        meters={"upload": Meter(in_flight=15), "read": Meter(in_flight=3)},
+        key="ours",
+        can=Can.REPEAT | Can.FIND | Can.ERASE | Can.OPT_OUT | Can.RESUBSCRIBE,
+        visible_after=5.0,
+        default_fields={
+            "First Name": "first_name",
+            "Last Name": "last_name",
+            "Phone": "phone",
+            "Company": "company",
+            "Address": "address",
+            "City": "city",
+            "State": "state",
+            "Zip": "postal_code",
+            "Country": "country",
+            "DOB": "birth_date",
+        },
+    )
+
+    def __init__(self, wire: Wire, options: CleverTapOptions, findings: Mapping[str, Any]) -> None:
+        self._wire, self._options, self._findings = wire, options, findings
+        self._rules = Rules(
+            lists_property=options.lists_property,
+            country=options.default_country_code or "",
+            marker=options.marker_event,
+            delete_works=bool(findings.get("delete_works")),
+            negative_dates=bool(findings.get("negative_dates")),
+        )
+
+    @classmethod
+    def base_url(cls, options: CleverTapOptions) -> str:
+        """One host a region, the bare one where none is named (1)."""
+        region = f"{options.region}." if options.region else ""
+        return options.base_url or f"https://{region}api.clevertap.com"
+
+    @classmethod
+    def scope(cls, options: CleverTapOptions, credential: CleverTapCredential) -> str:  # noqa: ARG003
+        """Limits are counted per account (4)."""
+        return credential.account_id.get_secret_value()
+
+    @classmethod
+    def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
+        """Requests in flight only; there is no rate and no quota (4)."""
+        return cls.traits.meters
+
+    @classmethod
+    def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
+        """Section 7."""
+        return answers.judged(request, answer)
+
+    async def check(self) -> Sequence[Finding]:
+        """The partner probe where a name is set, else (or not whitelisted) a dry run (2)."""
+        found = []
+        if self._options.partner:
+            found.append(await self._partner_finding(self._options.partner))
+        if not found or found[0].level == "warning":
+            found.append(await self._finding("credentials", _dry_run()))
+        if self._findings.get("merges_by_email"):
+            says = "profiles that share an address are merged: contacts with one address are one"
+            found.append(Finding("account", "warning", says, "make addresses unique in the source"))
+        return found
+
+    async def _partner_finding(self, partner: str) -> Finding:
+        request = Request(
+            "GET", f"{answers.CONNECT}?partner={quote(partner, safe='')}", meter="read"
+        )
+        found = await self._finding("partner", request)
+        if found.exit_code != Misconfigured.exit_code or "not whitelisted" not in found.says:
+            return found
+        remedy = "have CleverTap whitelist the name, or remove options.partner; sync works without"
+        return Finding("partner", "warning", found.says, remedy)
+
+    async def _finding(self, subject: str, request: Request) -> Finding:
+        """Any readable 200 proves the credentials, whatever became of the made-up profile."""
+        try:
+            answer = await self._wire.send(request)
+            if answer.status >= 300:
+                raise Unintelligible(answers.said(answer), status=answer.status)
+            answers.parsed(answer)
+        except ProviderError as err:
+            remedy = self._remedy() if err.needs_a_person else "try again later"
+            return Finding(subject, "error", err.reason, remedy, err.exit_code)
+        return Finding(subject, "ok", "accepted")
+
+    def _remedy(self) -> str:
+        return (
+            "compare account id and passcode with those of the project in region "
+            f"{self._options.region or 'default'}: another region's host answers the same, and so "
+            "does an account passcode once user passcodes are switched on"
+        )
+
+    async def learn(self) -> Learned | None:
+        """Writes two canaries and deletes them; an account that may not read teaches nothing."""
+        try:
+            return Learned(await canary.findings(_Canaries(self._wire, self._profile)))
+        except Misconfigured as err:
+            if err.status != 403:
+                raise
+            return Learned({"delete_works": False, "not_allowed": err.reason})
+
+    async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        """Uploads, then the address marks, then deletions; a later step's fault tells the truth
+        about the earlier ones, and repeating everything is safe."""
+        drafts = [drafted(change, self._rules) for change in changes]
+        await self._look_first([d for d in drafts if d.looks_first and d.outcome is None])
+        refuse_twins(drafts)
+        batch = batches.Batch(self._wire)
+        for number in range(max((len(d.records) for d in drafts), default=0)):
+            live = [d for d in drafts if d.outcome is None and len(d.records) > number]
+            await batches.upload(batch, live, number)
+        await batches.mark(batch, drafts)
+        await batches.delete(batch, [d for d in drafts if d.deletes and d.outcome is None])
+        return [d.outcome or _applied(d) for d in drafts]
+
+    async def _look_first(self, drafts: Sequence[Draft]) -> None:
+        """An upload would make a profile that must not be made: absent stays absent."""
+        looked = await self.find([draft.change for draft in drafts])
+        for draft, found in zip(drafts, looked, strict=True):
+            if found.remote is None:
+                draft.outcome, draft.mark = Absent("not there, and not to be created"), None
+            elif found.remote["identity"] != draft.identity:  # adopted under its own identity
+                fresh = drafted(draft.change._replace(remote=found.remote), self._rules)
+                draft.identity, draft.records = fresh.identity, fresh.records
+                draft.remote = {**found.remote, **(fresh.remote or {})}
+
+    async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
+        """One read a contact: by identity, then by address where such profiles are adopted."""
+        return await _side_by_side(self._found, changes)
+
+    async def _found(self, change: Change) -> Found:
+        record = await self._profile("identity", identity := identity_of(change))
+        if record is None and self._options.adopt == "email":
+            person = change.want or change.was
+            address = person.email if person and not email_fault(person.email) else ""
+            record = await self._profile("email", address) if address else None
+            if str((record or {}).get("email", "")).lower() != address.lower():
+                record = None
+        known = answers.identities(record.get("identity")) if record else []
+        if record is None or (self._options.adopt == "email" and not known):
+            return Found(None)
+        own = identity if identity in known or not known else known[0]
+        flag = (record.get("profileData") or {}).get("MSG-email")
+        no = OptedOut(evidence={"MSG-email": False}) if flag is False else None
+        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+
+    async def _profile(self, key: str, value: str) -> Mapping[str, Any] | None:
+        target = f"{answers.PROFILE}?{key}={quote(value, safe='')}"
+        return answers.profile(await self._wire.send(Request("GET", target, meter="read")))
+
+    async def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]:
+        """`Channel Unsubscribed` from the day before to tomorrow: zones differ (3.4)."""
+        seen: set[tuple[object, ...]] = set()
+        async for records in self._events("Channel Unsubscribed", since):
+            if len(seen) > FORGET:
+                seen.clear()
+            yield answers.notices(records, datetime.now(UTC), seen)
+
+    async def _events(self, name: str, since: datetime | None) -> AsyncIterator[Sequence[Any]]:
+        query = {
+            "event_name": name,
+            "from": int(_day(since - timedelta(days=1)) if since else BEGINNING),
+            "to": int(_day(datetime.now(UTC) + timedelta(days=1))),
+        }
+        cursor: str | None = await self._cursor(query)
+        restarted = False
+        while cursor:
+            target = f"/1/events.json?cursor={answers.cursor_of(cursor)}"
+            answer = await self._wire.send(Request("GET", target, meter="read"))
+            if answer.status == 400 and not restarted:  # too old: pages may be read again (4)
+                cursor, restarted = await self._cursor(query), True
+                continue
+            told = answers.succeeded(answer)
+            if records := told.get("records"):
+                yield records
+            cursor = told.get("next_cursor")
+
+    async def _cursor(self, query: Mapping[str, Any]) -> str:
+        target, body = f"/1/events.json?batch_size={PAGE}", orjson.dumps(query)
+        asks = Request("POST", target, body, meter="read", repeatable=True)
+        return answers.cursor_of(answers.succeeded(await self._wire.send(asks)).get("cursor"))
+
+    async def erased(self, change: Change, since: datetime) -> Erased:
+        """Deletion holds everywhere after a day (3.5); then the profile must not be found."""
+        if datetime.now(UTC) < since + GONE_AFTER:
+            return Erased(wait_until=since + GONE_AFTER)
+        identity = identity_of(change)
+        if await self._profile("identity", identity) is None:
+            return Erased(confirmed=True)
+        return Erased(
+            by_hand=f"CleverTap still shows the profile with identity {identity} a day after its "
+            "deletion: delete it in the dashboard, or have the vendor's support do it"
+        )
+
+    @classmethod
+    def key_column(cls, options: CleverTapOptions) -> KeyColumn | None:
+        return None if options.identity == "id" else KeyColumn("identity", options.identity)
+
+    @classmethod
+    def sign(cls, credential: CleverTapCredential, request: Request) -> Mapping[str, str]:  # noqa: ARG003
+        """Two static headers, and the content type on every request, GET too (2)."""
+        return {
+            "X-CleverTap-Account-Id": credential.account_id.get_secret_value(),
+            "X-CleverTap-Passcode": credential.passcode.get_secret_value(),
+            "Content-Type": "application/json",
+        }
+
+
+class _Canaries:
+    """The three calls that the canaries need."""
+
+    def __init__(
+        self, wire: Wire, read: Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
+    ) -> None:
+        self._wire, self._read = wire, read
+
+    async def upload(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        asks = Request("POST", batches.UPLOAD, orjson.dumps({"d": records}), meter="upload")
+        try:
+            answer = await self._wire.send(asks)
+            return not answers.refusals(answer, [one["identity"] for one in records])
+        except Indivisible:
+            return False
+
+    async def read(self, identity: str) -> Mapping[str, Any] | None:
+        return await self._read("identity", identity)
+
+    async def delete(self, identities: Sequence[str]) -> None:
+        body = orjson.dumps({"identity": identities})
+        answers.succeeded(
+            await self._wire.send(Request("POST", batches.DELETE, body, meter="read"))
+        )
+
+
+def _dry_run() -> Request:
+    """One made-up profile, validated and not stored."""
+    data = {"Email": f"check@{canary.DOMAIN}"}
+    record = {"identity": "syncd-check", "type": "profile", "profileData": data}
+    body, target = orjson.dumps({"d": [record]}), f"{batches.UPLOAD}?dryRun=1"
+    return Request("POST", target, body, meter="upload", repeatable=True)
+
+
+def _day(when: datetime) -> str:
+    return f"{when.astimezone(UTC):%Y%m%d}"
+
+
+async def _side_by_side(work: Callable[[S], Awaitable[T]], items: Sequence[S]) -> list[T]:
+    """*work* on every item, a few at once, results in order; the first fault ends it."""
+    results: dict[int, T] = {}
+    queue = enumerate(items)
+
+    async def worker(queue: Iterator[tuple[int, S]]) -> None:
+        for number, item in queue:
+            results[number] = await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(items))):
+                group.create_task(worker(queue))
+    except* SyncdError as faults:
+        fault = next(_leaves(faults))
+    else:
+        return [results[number] for number in range(len(items))]
+    raise fault
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one
+
+
+_APPLIED = Applied()
+
+
+def _applied(draft: Draft) -> Applied:
+    if draft.remote is None and not draft.lacking:
+        return _APPLIED
+    return Applied(draft.remote, tuple(draft.lacking))
