@@ -1,0 +1,192 @@
+"""Desired against mirror: the statements that let only what differs come out.
+
+Mirror and journal are reached by an array of ids and joined by `full join`, which no planner can
+turn into a scan of a destination's whole mirror, nor into a loop over all pairs, however stale its
+statistics (races 30): a full join is hashed or merged. No row is added by it, for what is fetched
+are rows of those ids only. What is mostly empty (erasure, intent) is asked for once a statement.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from syncd.desired import Desired
+
+_MIRROR = """
+  full join (
+      select m.contact_id, m.digest, m.state, m.email, m.subscribed{more}
+        from syncd.mirror m
+       where m.destination_id = {destination} and m.contact_id = any({ids})) m
+    on m.contact_id = k.contact_id"""
+_IDS = "$2::text[]"
+_JOURNAL = """
+  full join (
+      select j.contact_id, j.state, j.digest, j.wish
+        from syncd.journal j
+       where j.destination_id = {destination} and j.contact_id = any({ids})) j
+    on j.contact_id = k.contact_id"""
+
+
+class Compare:
+    """The compiled comparisons of one destination."""
+
+    def __init__(self, desired: Desired) -> None:
+        self.desired = desired
+        self.is_grown = False  # the mirror is so large that plans may be kept
+
+    def _mirror(self, ids: str, more: str = "") -> str:
+        return _MIRROR.format(destination=self.desired.destination_id, ids=ids, more=more)
+
+    def _journal(self, ids: str) -> str:
+        return _JOURNAL.format(destination=self.desired.destination_id, ids=ids)
+
+    @cached_property
+    def _in_window(self) -> str:
+        """Whether k.contact_id lies in a window that a full pass has in flight."""
+        key = self.desired.safe_cast("k.contact_id")
+        low, high = self.desired.cast("i.lo"), self.desired.cast("i.hi")
+        mine = f"from syncd.intent i where i.destination_id = {self.desired.destination_id}"
+        return f"""case when (select exists (select 1 {mine}))
+           then exists (select 1 {mine} and {key} between {low} and {high})
+           else false end"""
+
+    _erase = """case when (select exists (
+                select 1 from syncd.erasure e where e.finished_at is null))
+           then exists (select 1 from syncd.erasure e
+                         where e.finished_at is null
+                           and (e.contact_id = k.contact_id or lower(btrim(e.email)) = m.email))
+           else false end"""
+
+    @cached_property
+    def by_keys(self) -> str:
+        """What a keyed pass looks at: $1 castable ids, $2 all ids, $3 whether to force.
+
+        Rows: contact_id, wanted (is desired), digest, fault, email, subscribed, m_*, j_*,
+        in_window; contacts that are in step and have no journal row do not come out.
+        """
+        return f"""
+with d as materialized (
+    select d.contact_id, d.email, d.subscribed, d.fault, d.digest from ({self.desired.by_keys}) d)
+select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
+       lower(d.email) as email, d.subscribed, {self._states}, w.in_window,
+       d.contact_id is null and {self._erase} as erase
+  from unnest($2::text[]) k (contact_id)
+  full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
+ cross join lateral (select {self._in_window} as in_window offset 0) w
+ where m.digest is distinct from d.digest or m.state is distinct from 'here'
+    or j.state is not null or w.in_window or $3::boolean"""
+
+    _states = """m.state as m_state, m.digest as m_digest, m.email as m_email,
+       m.subscribed as m_subscribed, j.state as j_state, j.digest as j_digest, j.wish as j_wish"""
+
+    @cached_property
+    def by_window(self) -> str:
+        """What a full pass looks at: ids from $1 to $2, $3 whether to force.
+
+        Rows as `by_keys`, with the whole desired contact and `holder`, the other contact (if any)
+        whose mirror row has the wanted address. `matched` counts the window's contacts that the
+        mirror knows as here; it stands in the row whose contact_id is null.
+        """
+        fields = "".join(f", k.f{n}" for n in range(len(self.desired.fields)))
+        destination = self.desired.destination_id
+        own = fields.replace("k.", "d.")
+        ids = "array(select d.contact_id from d)"
+        return f"""
+with d as materialized (
+    select d.contact_id, d.email{own}, d.ids, d.list_names, d.subscribed, d.remote_key, d.fault,
+           d.digest
+      from ({self.desired.by_window}) d
+), m as materialized (
+    select m.contact_id, m.state as m_state, m.digest as m_digest, m.email as m_email,
+           m.subscribed as m_subscribed
+      from syncd.mirror m
+     where m.destination_id = {destination}
+       and m.contact_id = any(array(select d.contact_id from d))
+), differs as materialized (
+    select k.*, lower(k.email) as address, m.m_state, m.m_digest, m.m_email, m.m_subscribed,
+           j.state as j_state, j.digest as j_digest, j.wish as j_wish
+      from d k full join m on m.contact_id = k.contact_id {self._journal(ids)}
+     where m.m_digest is distinct from k.digest or m.m_state not in ('here', 'absent')
+        or j.state is not null or $3::boolean
+), moved as materialized (
+    select array_agg(k.address) as addresses
+      from differs k where k.address is distinct from k.m_email
+)
+select k.contact_id, k.email as raw_email, k.address as email{fields}, k.ids::text[] as lists,
+       k.subscribed, k.list_names, k.remote_key, k.fault, k.digest, true as wanted, k.m_state,
+       k.m_digest, k.m_email, k.m_subscribed, k.j_state, k.j_digest, k.j_wish, false as in_window,
+       case when k.address is distinct from k.m_email then coalesce(
+           case when k.address in (
+               select h.email from syncd.mirror h
+                where h.destination_id = {destination}
+                  and h.email = any((select addresses from moved)::text[])) then (
+               select h.contact_id from syncd.mirror h
+                where h.destination_id = {destination} and h.email = k.address
+                  and h.contact_id <> k.contact_id limit 1) end,
+           case when k.address in (
+               select f.holds from syncd.journal f
+                where f.destination_id = {destination} and f.state = 'sent'
+                  and f.holds = any((select addresses from moved)::text[])) then (
+               select f.contact_id from syncd.journal f
+                where f.destination_id = {destination} and f.holds = k.address
+                  and f.state = 'sent' limit 1) end) end as holder,
+       (select count(*) from m where m.m_state in ('here', 'adopted')) as matched,
+       (select count(*) from d) as total
+  from (select 1) one
+  left join differs k on true"""
+
+    @cached_property
+    def for_claim(self) -> str:
+        """What a claim reads after its lock: $1 castable ids, $2 all ids, $3 its claim number."""
+        fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
+        destination = self.desired.destination_id
+        more = ", m.fields, m.lists, m.remote, m.pushed_at"
+        return f"""
+with d as materialized ({self.desired.by_keys})
+select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
+       lower(d.email) as email{fields}, d.lists, d.list_names, d.remote_key, d.subscribed,
+       d.fault, d.digest,
+       m.state as m_state, m.digest as m_digest, m.email as m_email, m.subscribed as m_subscribed,
+       m.fields as m_fields, m.lists as m_lists, m.remote as m_remote, m.pushed_at as m_pushed_at,
+       {self._in_window} as in_window,
+       case when lower(d.email) is distinct from m.email then (
+           select h.contact_id || case when h.state = 'here' then '' else ' (' || h.state || ')' end
+             from syncd.mirror h
+            where h.destination_id = {destination} and h.email = lower(d.email)
+              and h.contact_id <> k.contact_id limit 1) end as holder,
+       case when lower(d.email) is distinct from m.email then coalesce(
+           (select f.contact_id from syncd.journal f
+             where f.destination_id = {destination} and f.state = 'sent'
+               and f.holds = any(array[lower(d.email), m.email])
+               and f.contact_id <> k.contact_id limit 1),
+           (select f.contact_id
+              from syncd.mirror h
+              join syncd.journal f on f.destination_id = h.destination_id
+                                  and f.contact_id = h.contact_id and f.state = 'sent'
+                                  and f.holds is not null
+             where h.destination_id = {destination}
+               and h.email = any(array[lower(d.email), m.email])
+               and h.contact_id <> k.contact_id limit 1)) end
+           as in_flight,
+       lower(d.email) is distinct from m.email and exists (
+           select 1 from syncd.intent i
+            where i.destination_id = {destination}
+              and i.addresses && array[lower(d.email), m.email]) as in_flight_window,
+       case when d.contact_id is null then (
+           select h.contact_id from syncd.mirror h
+            where h.destination_id = {destination} and h.contact_id <> k.contact_id
+              and h.state in ('here', 'adopted')
+              and (m.remote is null or h.remote = m.remote)
+              and h.email = coalesce(m.email, (
+                  select f.email from syncd.journal f
+                   where f.destination_id = {destination} and f.contact_id = k.contact_id))
+            limit 1) end as successor,
+       (select h.contact_id
+          from syncd.journal f
+          join syncd.mirror h on h.destination_id = f.destination_id and h.email = f.email
+                             and h.contact_id <> f.contact_id
+         where f.destination_id = {destination} and f.contact_id = k.contact_id and f.doubtful
+         limit 1) as holder_of_tried,
+       {self._erase} as erase
+  from unnest($2::text[]) k (contact_id)
+  full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""
