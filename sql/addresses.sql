@@ -1,0 +1,73 @@
+-- name: exchange
+-- Contact $2[i] takes the place of contact $3[i] at the provider: its address and, where the
+-- record is not keyed by our own id ($4), the remote record with all that is in it. Nothing happens
+-- while one of them is in flight. A contact without a mirror row takes the other's over entirely.
+-- The digest is one that nothing has: it differs, and so is a change to the guard; null would be
+-- taken for the repeat of something that was counted before.
+with moves as materialized (
+    select u.contact_id, u.of from unnest($2::text[], $3::text[]) u (contact_id, of)
+), busy as materialized (
+    select 1 from syncd.journal j join moves on moves.contact_id = j.contact_id
+     where j.destination_id = $1::int and j.state = 'sent'
+), old as materialized (
+    select m.* from syncd.mirror m
+     where m.destination_id = $1::int
+       and m.contact_id in (select contact_id from moves union select of from moves)
+     order by m.contact_id
+       for update
+), new as materialized (
+    select moves.contact_id, old.email, held.fields, held.lists, held.subscribed, held.state,
+           held.remote, case when held.state = 'here'
+                             then '00000000-0000-0000-0000-000000000000'::uuid end as digest
+      from moves
+      join old on old.contact_id = moves.of
+      left join old mine on mine.contact_id = moves.contact_id
+     cross join lateral (
+         select old.fields, old.lists, old.subscribed, old.state, old.remote
+          where $4::boolean or mine.contact_id is null
+         union all
+         select mine.fields, mine.lists, mine.subscribed, mine.state, mine.remote
+          where not $4::boolean and mine.contact_id is not null) held
+     where not exists (select 1 from busy)
+), gone as (
+    delete from syncd.mirror m
+     using moves
+     where m.destination_id = $1::int and m.contact_id = moves.of
+       and not exists (select 1 from new n where n.contact_id = m.contact_id)
+       and exists (select 1 from new)
+), kept as (
+    insert into syncd.mirror as m (destination_id, contact_id, email, fields, lists, subscribed,
+                                   state, remote, digest)
+    select $1::int, n.contact_id, n.email, n.fields, n.lists, n.subscribed, n.state, n.remote,
+           n.digest
+      from new n
+     order by n.contact_id
+    on conflict (destination_id, contact_id) do update
+       set email = excluded.email, fields = excluded.fields, lists = excluded.lists,
+           subscribed = excluded.subscribed, remote = excluded.remote, state = excluded.state,
+           digest = excluded.digest
+    returning 1
+)
+select count(*)::int from kept;
+
+-- name: part
+-- A contact deleted and back with another address is somebody else (races 29): what the provider
+-- has of the first one goes on under a name that nobody wants, and so is removed.
+update syncd.mirror m
+   set contact_id = m.contact_id || ' (gone ' || nextval('syncd.claim_number') || ')'
+ where m.destination_id = $1::int and m.contact_id = any($2::text[])
+   and not exists (select 1 from syncd.journal j
+                    where j.destination_id = m.destination_id and j.contact_id = m.contact_id
+                      and j.state = 'sent')
+returning m.contact_id, split_part(m.contact_id, ' (gone ', 1) as before;
+
+-- name: note_gone
+insert into syncd.change (source, contact_id, gone) select $1::text, unnest($2::text[]), true;
+
+-- name: lock
+-- The journal rows of everyone concerned, before a mirror row is touched (races 19): from here on
+-- none of them is claimed, and who is in flight stays so.
+select j.contact_id from syncd.journal j
+ where j.destination_id = $1::int and j.contact_id = any($2::text[])
+ order by j.contact_id
+   for no key update;

@@ -1,0 +1,170 @@
+"""Control rows as values: destinations, and what a person may do to them.
+
+Never imports a provider: what only an adapter knows (its options' model) is checked by `app`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from syncd import sql
+from syncd.db import Connection, Pool, Row, transact
+from syncd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One row of `destination`, as it was read."""
+
+    id: int
+    name: str
+    provider: str
+    source: str
+    options: Mapping[str, Any]
+    credential: str
+    fields: Mapping[str, Any] | None
+    lists: Sequence[str] | None
+    everyone: bool
+    when_gone: str
+    when_list_gone: str
+    schedule: str
+    read_schedule: str
+    full_schedule: str
+    per_second: float | None
+    in_flight: int | None
+    per_day: int | None
+    guard_percent: float
+    guard_floor: int
+    paused: bool
+    halted: str | None
+    updated_at: object
+
+
+def destination(row: Row) -> Destination:
+    """A row of `select * from syncd.destination` as a value."""
+    values = {name: row[name] for name in Destination.__slots__}
+    values["options"] = orjson.loads(row["options"])
+    values["fields"] = None if row["fields"] is None else orjson.loads(row["fields"])
+    values["credential"] = row["credential"] or row["name"]
+    return Destination(**values)
+
+
+async def destinations(pool: Pool, names: Sequence[str] = ()) -> Sequence[Destination]:
+    """Those called *names* (none: all), in order of name; ConfigError naming the unknown ones."""
+    rows = [destination(row) for row in await pool.fetch(sql.control.destinations)]
+    known = {row.name for row in rows}
+    if unknown := [name for name in names if name not in known]:
+        there = ", ".join(sorted(known)) or "none yet: insert into syncd.destination"
+        raise ConfigError(
+            *(f"destination {name!r} does not exist; there is: {there}" for name in unknown)
+        )
+    return [row for row in rows if not names or row.name in names]
+
+
+async def pause(pool: Pool, names: Sequence[str], paused: bool) -> Sequence[str]:
+    """Pause or resume; returns the names that changed. Resuming also clears a halt."""
+    found = [d.name for d in await destinations(pool, names)]
+    return [r["name"] for r in await pool.fetch(sql.control.pause, found, paused)]
+
+
+async def halt(pool: Pool, destination_id: int, reason: str) -> bool:
+    """Stop a destination with the reason for a person; False if it was halted already."""
+    return await pool.fetchval(sql.control.halt, destination_id, reason) is not None
+
+
+class HeldPlan(NamedTuple):
+    """A plan that waits for a person."""
+
+    id: int
+    destination: str
+    kind: str
+    rows: int
+    reason: str
+
+
+async def held_plans(pool: Pool | Connection, names: Sequence[str] = ()) -> Sequence[HeldPlan]:
+    rows = await pool.fetch(sql.control.held_plans, list(names) or None)
+    return [HeldPlan(**row) for row in rows]
+
+
+async def approve(pool: Pool, plan_id: int, rows: int, who: str) -> int:
+    """Release exactly that held plan; returns how many changes are now due.
+
+    ConfigError when it is not held, or no longer has that many rows.
+    """
+
+    async def work(connection: Connection) -> None:
+        await _decide(connection, plan_id, "approved", rows, who)
+
+    await transact(pool, work)
+    return await release_decided(pool)
+
+
+async def release_decided(pool: Pool) -> int:
+    """Make due, in blocks, what still waits in plans that have been approved or released."""
+    released = 0
+    while n := await transact(pool, lambda c: c.fetchval(sql.control.release)):
+        released += n
+    return released
+
+
+async def discard(pool: Pool, plan_id: int, who: str) -> int:
+    """Drop a held plan; the next full pass will ask again. Returns how many rows went."""
+
+    async def work(connection: Connection) -> int:
+        await _decide(connection, plan_id, "discarded", None, who)
+        return int(await connection.fetchval(sql.control.drop_held, plan_id))
+
+    return await transact(pool, work)
+
+
+async def _decide(
+    connection: Connection, plan_id: int, state: str, rows: int | None, who: str
+) -> None:
+    """Decide a held plan under the lock of its feed, which every pass takes first."""
+    if await connection.fetchval(sql.control.lock_feed_of_plan, plan_id) is None:
+        raise ConfigError(f"plan {plan_id} does not exist: `syncd status` lists what is held")
+    plan = await connection.fetchrow(sql.control.held_plan, plan_id)
+    if plan is None:
+        raise ConfigError(f"plan {plan_id} is not held (any more): `syncd status` lists what is")
+    if rows is not None and plan["rows"] != rows:
+        change = "grown" if plan["rows"] > rows else "shrunk"
+        raise ConfigError(
+            f"plan {plan_id} has {change}: it now has {plan['rows']} rows, not {rows};"
+            " look at it again before approving"
+        )
+    await connection.execute(sql.control.decide, plan_id, state, who)
+
+
+async def lift(
+    pool: Pool,
+    email: str,
+    list_id: str | None,
+    reason: str,
+    who: str,
+    contact_ids: Sequence[str] = (),
+) -> Sequence[int]:
+    """Close the open opt-outs of an address (of one list, or all mail); returns their ids.
+
+    contact_ids: who has the address, for opt-outs that were told without one.
+    """
+
+    async def work(connection: Connection) -> Sequence[int]:
+        rows = await connection.fetch(
+            sql.control.lift, email.strip().lower(), list_id, f"{who}: {reason}", contact_ids
+        )
+        return [row["id"] for row in rows]
+
+    return await transact(pool, work)
+
+
+async def retry(pool: Pool, names: Sequence[str], contact_ids: Sequence[str] | None) -> int:
+    """Make rejected rows (and lists) due again; returns how many."""
+    ids = [d.id for d in await destinations(pool, names)]
+    lists = await pool.fetchval(sql.control.retry_lists, ids)
+    chosen = None if contact_ids is None else list(contact_ids)
+    return int(lists) + int(await pool.fetchval(sql.control.retry, ids, chosen))

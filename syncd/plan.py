@@ -1,0 +1,408 @@
+"""The plan: what differs enters the journal, under the guard. Design, section 5.
+
+A keyed pass looks at the contacts that changed; `syncd.fullpass` looks at all of them. Both judge
+with `syncd.classify` and write with `Planner.journal`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from syncd import addresses, sql
+from syncd.classify import Counted, Planned, classify
+from syncd.compare import Compare
+from syncd.control import Destination
+from syncd.db import Connection, Pool, Row, transact
+from syncd.desired import Desired
+from syncd.errors import ConfigError
+from syncd.model import Key
+from syncd.source import PATTERNS, Source
+
+log = structlog.get_logger()
+
+GROWN = 1000  # contacts: from here on no plan takes the wrong index, or none, for want of rows
+KINDS: Sequence[Counted] = ("opt_out", "change", "remove")
+WORDS: Mapping[str, str] = {"opt_out": "silence", "change": "change", "remove": "remove"}
+
+
+class Passed(NamedTuple):
+    """What a pass did. `more`: it left something (a full pass is owed)."""
+
+    keys: int = 0
+    planned: int = 0
+    held: int = 0
+    owes_full: bool = False
+    lists: bool = False  # a list was made, renamed or removed
+    parted: bool = False  # ids went to others: what changed is still to be planned
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a keyed pass gives up and owes a full one: more keys than both of these."""
+
+    keys: int = 50_000
+    percent: float = 15.0
+
+
+class Planner:
+    """Plans one destination."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        destination: Destination,
+        desired: Desired,
+        key: Key,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self.pool = pool
+        self.destination = destination
+        self.desired = desired
+        self.compare = Compare(desired)
+        self.key = key
+        self.bounds = bounds or Bounds()
+
+    # ── A keyed pass ────────────────────────────────────────────────────────────────────────
+
+    async def anything_new(self) -> bool:
+        """Whether the feed has something for this destination; costs one look at an index."""
+        return bool(
+            await self.pool.fetchval(
+                sql.plan.anything_new,
+                self.destination.id,
+                self.destination.source,
+                self.desired.generation,
+            )
+        )
+
+    async def keyed_pass(self) -> Passed:
+        """Plan every contact that changed since the last pass, in one transaction."""
+        keep_plans = self.compare.is_grown
+        done = await transact(self.pool, self._keyed_pass, keep_plans=keep_plans)
+        if done.parted:
+            rest = await transact(self.pool, self._keyed_pass, keep_plans=keep_plans)
+            return rest._replace(lists=rest.lists or done.lists)
+        return done
+
+    async def _keyed_pass(self, connection: Connection) -> Passed:
+        me = self.destination.id
+        feed = await connection.fetchrow(sql.plan.lock_feed, me)
+        if feed is None or feed["position"] is None:
+            return Passed(owes_full=feed is not None)
+        self.compare.is_grown = feed["here"] >= GROWN
+        if feed["generation"] != self.desired.generation:
+            await connection.execute(sql.plan.set_generation, me, self.desired.generation)
+        most = self.bounds.keys
+        new = await self._read_change(connection, feed["position"], most)
+        if new["n"] > most:
+            most = await self._most_keys(connection)
+            new = await self._read_change(connection, feed["position"], most)
+        if not new["n"]:
+            return Passed(owes_full=feed["owes_full"])
+        owes = new["owes_full"] or new["n"] > most
+        if new["lists"]:
+            await self.check_lists(connection)
+        await connection.execute(sql.plan.move_feed, me, new["position"], owes)
+        if owes:
+            return Passed(keys=new["n"], owes_full=True)
+        keys = set(new["contacts"])
+        if new["lists"] and self.desired.names_lists:
+            found = await connection.fetch(sql.plan.members_of, me, new["lists"])
+            keys.update(row["contact_id"] for row in found)
+        if parted := await self._part(connection, new["gone"]):
+            # Their mirror rows are locked now, and journal rows come first (races 19): the rest in
+            # a transaction of its own.
+            source = self.destination.source
+            await connection.execute(sql.plan.note_changes, source, sorted({*keys, *parted}))
+            return Passed(keys=new["n"], lists=bool(new["lists"]), parted=True)
+        done = await self.plan_keys(connection, sorted(keys), shares=new["shares"])
+        return done._replace(owes_full=feed["owes_full"], lists=bool(new["lists"]))
+
+    async def check_lists(self, connection: Connection) -> None:
+        """A selected list that is not there (any more) deselects nobody: ConfigError (races 18)."""
+        if self.desired.lists is None:
+            return
+        there = {row["id"] for row in await connection.fetch(self.desired.lists_there)}
+        if missing := [one for one in self.desired.lists if one not in there]:
+            name, relation = self.destination.name, self.desired.source.list.name
+            raise ConfigError(
+                *(f"destination {name!r}: list {one!r} does not exist in {relation}"
+                  for one in missing)
+            )  # fmt: skip
+
+    async def _read_change(self, connection: Connection, position: str, most: int) -> Row:
+        d = self.destination
+        return await connection.fetchrow(sql.plan.read_change, d.source, position, most + 1, d.id)
+
+    async def _most_keys(self, connection: Connection) -> int:
+        here = await connection.fetchval(sql.plan.here, self.destination.id)
+        return max(self.bounds.keys, int(here * self.bounds.percent / 100))
+
+    async def plan_keys(
+        self,
+        connection: Connection,
+        keys: Sequence[str],
+        *,
+        full_run: int | None = None,
+        force: bool = False,
+        doubtful: bool = False,
+        shares: bool = True,
+    ) -> Passed:
+        """Compare these contacts, and those who share their addresses; journal what differs.
+
+        The feed row must be locked by this transaction.  shares: whether any address is shared.
+        """
+        rows = await self._compare(connection, keys, force)
+        moved = [row for row in rows if row["email"] != row["m_email"]]
+        crowded = await self._crowded(connection, keys)
+        if moved or crowded or (shares and await self._share(connection, keys)):
+            extra = await self._close_over_addresses(connection, moved, set(keys), crowded)
+            keys = sorted({*keys, *extra})
+            rows = await self._compare(connection, keys, force)
+            moved = [row for row in rows if row["email"] != row["m_email"]]
+            if await self._exchange(connection, moved, keys):
+                rows = await self._compare(connection, keys, force)
+        planned = self.classified(rows, full=full_run is not None, force=force)
+        held = await self.journal(connection, planned, full_run, force=force, doubtful=doubtful)
+        return Passed(len(keys), len(planned), held)
+
+    async def _crowded(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """The addresses of these that somebody else has at the provider, too.
+
+        Only where the key is ours can that be: whoever left and comes back finds another one there,
+        and neither has moved.
+        """
+        if self.key != "ours":
+            return set()
+        rows = await connection.fetch(sql.plan.crowded, self.destination.id, keys)
+        return {row["email"] for row in rows}
+
+    async def _share(self, connection: Connection, keys: Sequence[str]) -> bool:
+        return bool(
+            await connection.fetch(sql.plan.sharer_addresses, self.destination.id, keys, [])
+        )
+
+    def classified(
+        self, rows: Sequence[Row], *, full: bool, force: bool = False
+    ) -> Sequence[Planned]:
+        judged = (classify(row, self.destination.when_gone, full, force) for row in rows)
+        return [one for one in judged if one is not None]
+
+    async def _compare(
+        self, connection: Connection, keys: Sequence[str], force: bool
+    ) -> Sequence[Row]:
+        return await connection.fetch(
+            self.compare.by_keys, castable(self.desired, keys), keys, force
+        )
+
+    # ── Addresses ───────────────────────────────────────────────────────────────────────────
+
+    async def _close_over_addresses(
+        self, connection: Connection, moved: Sequence[Row], keys: set[str], crowded: set[str]
+    ) -> Sequence[str]:
+        """Everyone else who has, or whose mirror has, an old or new address of these."""
+        me = self.destination.id
+        emails = {e for row in moved for e in (row["email"], row["m_email"]) if e is not None}
+        emails |= crowded
+        known = await connection.fetch(sql.plan.sharer_addresses, me, sorted(keys), sorted(emails))
+        emails.update(row["email"] for row in known)
+        touched = sorted(emails)
+        mirrored = await connection.fetch(sql.plan.at_mirror_addresses, me, touched)
+        holders = [
+            addresses.Holder(*row)
+            for row in await connection.fetch(self.desired.at_addresses, touched)
+        ]
+        await self.write_sharers(connection, holders, mirrored, touched if known else None)
+        others = {row["contact_id"] for row in (*known, *mirrored)}
+        others.update(one.contact_id for one in holders)
+        return sorted(others - keys)
+
+    async def _part(self, connection: Connection, deleted: Sequence[str]) -> Sequence[str]:
+        """Part contacts that came back with another address from the records of who had their ids.
+
+        Only where records have ids of their own: elsewhere a changed address is no hand-over.
+        """
+        if self.key != "remote id" or not deleted:
+            return ()
+        rows = await self._compare(connection, deleted, True)
+        back = [
+            row["contact_id"]
+            for row in rows
+            if row["wanted"] and row["m_email"] and row["m_email"] != row["email"]
+        ]
+        if not back:
+            return ()
+        await connection.fetch(sql.addresses.lock, self.destination.id, sorted(back))
+        parted = await connection.fetch(sql.addresses.part, self.destination.id, back)
+        if late := sorted(set(back) - {row["before"] for row in parted}):  # in flight
+            await connection.execute(sql.addresses.note_gone, self.destination.source, late)
+        return [row["contact_id"] for row in parted]
+
+    async def write_sharers(
+        self,
+        connection: Connection,
+        holders: Sequence[addresses.Holder],
+        mirrored: Sequence[Row],
+        replace: Sequence[str] | None,
+    ) -> None:
+        """Write down who shares an address, in place of what was said of those in *replace*."""
+        me = self.destination.id
+        if replace is not None:
+            await connection.execute(sql.plan.forget_sharers, me, replace)
+        here = sorted((r["contact_id"], r["email"]) for r in mirrored if r["state"] == "here")
+        wanting = {(one.contact_id, one.email) for one in holders}
+        keepers = {email: one for one, email in reversed(here) if (one, email) in wanting}
+        if found := addresses.sharers(holders, keepers):
+            await connection.execute(
+                sql.plan.write_sharers, me, *map(list, zip(*found, strict=True))
+            )
+
+    async def _rivals(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Whose mirror row has an address that somebody else is to have."""
+        me = self.destination.id
+        found = await connection.fetch(sql.plan.at_mirror_addresses, me, sorted(wanted))
+        return {r["contact_id"]: r["email"] for r in found if wanted[r["email"]] != r["contact_id"]}
+
+    async def _exchange(
+        self, connection: Connection, moved: Sequence[Row], keys: Sequence[str]
+    ) -> bool:
+        """Let mirror rows follow their addresses where contacts exchange them; True if any did."""
+        me = self.destination.id
+        wanted = {r["email"]: r["contact_id"] for r in moved if r["wanted"] and not r["fault"]}
+        rivals = await self._rivals(connection, wanted)
+        if not rivals:
+            return False
+        await connection.fetch(sql.addresses.lock, me, sorted({*keys, *rivals}))
+        rivals = await self._rivals(connection, wanted)
+        held = await self._compare(connection, sorted(rivals), True)
+        stays = {  # whoever cannot go where it wants to go must not keep others waiting
+            r["contact_id"]: r["wanted"] and r["fault"] is None and r["j_state"] != "rejected"
+            for r in held
+        }
+        wants = {r["contact_id"]: r["email"] if stays[r["contact_id"]] else None for r in held}
+        claimants = [
+            addresses.Claimant(wanted[email], email, holder, wants.get(holder))
+            for holder, email in rivals.items()
+            if self.key != "ours" or stays.get(holder)  # else what is ours by id stays with the id
+        ]
+        moves = addresses.exchanges(claimants)
+        if not moves:
+            return False
+        in_window = {r["contact_id"] for r in (*moved, *held) if r["in_window"]}
+        done = not in_window & set(moves) and await connection.fetchval(
+            sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours"
+        )
+        if not done:  # one of them is in flight: look again once it has settled
+            await connection.execute(sql.plan.note_changes, self.destination.source, list(moves))
+        return bool(done)
+
+    # ── The guard, and the journal ──────────────────────────────────────────────────────────
+
+    async def allowed(self, connection: Connection, kind: Counted) -> int:
+        """How many more of this kind the guard lets pass today."""
+        room = await connection.fetchrow(sql.plan.room, self.destination.id, kind)
+        assert room is not None
+        return self._allowed(room)
+
+    def _allowed(self, room: Row) -> int:
+        share = int(room["here"] * self.destination.guard_percent / 100)
+        return max(self.destination.guard_floor, share) - int(room["today"])
+
+    async def journal(
+        self,
+        connection: Connection,
+        planned: Sequence[Planned],
+        full_run: int | None = None,
+        *,
+        force: bool = False,
+        doubtful: bool = False,
+    ) -> int:
+        """Write the rows, held where the guard says so; returns how many are held."""
+        if not planned:
+            return 0
+        plans: dict[Counted, int] = {}
+        for kind in KINDS:
+            n = sum(1 for one in planned if one.counted == kind)
+            if n and (plan := await self._plan_for(connection, kind, n, full_run)):
+                plans[kind] = plan
+        rows = sorted(planned)
+        plan_ids = [plans.get(one.counted) if one.counted else None for one in rows]
+        await connection.execute(
+            sql.plan.journal,
+            self.destination.id,
+            [one.contact_id for one in rows],
+            [one.wish for one in rows],
+            [one.lane for one in rows],
+            [one.digest for one in rows],
+            plan_ids,
+            [doubtful] * len(rows),
+            [one.fault for one in rows],
+            force,
+        )
+        return sum(1 for plan in plan_ids if plan is not None)
+
+    async def _plan_for(
+        self, connection: Connection, kind: Counted, n: int, full_run: int | None
+    ) -> int | None:
+        """The plan that these rows must wait in, or None: they may go at once, and are counted."""
+        me = self.destination.id
+        if full_run is not None:
+            row = await connection.fetchrow(sql.plan.begin_plan, me, kind, "open", full_run, None)
+            assert row is not None
+            return int(row["id"])
+        room = await connection.fetchrow(sql.plan.room, me, kind)
+        assert room is not None
+        if room["held"] is not None:
+            return int(room["held"])
+        if n <= self._allowed(room):
+            await connection.execute(sql.plan.count, me, kind, n)
+            return None
+        row = await connection.fetchrow(
+            sql.plan.begin_plan, me, kind, "held", None, await self.reason(connection, kind, n)
+        )
+        assert row is not None
+        log.warning("plan held", destination=self.destination.name, kind=kind, plan=row["id"])
+        return int(row["id"])
+
+    async def reason(self, connection: Connection, kind: Counted, n: int) -> str:
+        """Why a plan is held, for the person who is to decide."""
+        d = self.destination
+        here = await connection.fetchval(sql.plan.here, d.id)
+        today = await connection.fetchval(sql.plan.counted_today, d.id, kind)
+        before = f" after {today} within a day" if today else ""
+        return (
+            f"it would {WORDS[kind]} {n} contacts{before}, of {here} there; the guard lets"
+            f" {max(d.guard_floor, int(here * d.guard_percent / 100))} pass in a day"
+        )
+
+    async def decide_open_plans(self, connection: Connection) -> int:
+        """At the end of a full pass: release what the guard lets pass, hold the rest.
+
+        What is released is made due by `control.release_decided`, in blocks.
+        """
+        held = 0
+        for plan in await connection.fetch(sql.plan.open_plans, self.destination.id):
+            if plan["rows"] <= await self.allowed(connection, plan["kind"]):
+                await connection.execute(
+                    sql.plan.count, self.destination.id, plan["kind"], plan["rows"]
+                )
+                await connection.execute(sql.control.decide, plan["id"], "released", "syncd")
+            else:
+                reason = await self.reason(connection, plan["kind"], plan["rows"])
+                await connection.execute(sql.plan.hold_plan, plan["id"], reason)
+                log.warning("plan held", destination=self.destination.name, plan=plan["id"])
+                held += plan["rows"]
+        return held
+
+
+def castable(desired: Desired | Source, keys: Sequence[str]) -> Sequence[str]:
+    """Those ids that can be keys of the source at all; the others count as gone (races 20)."""
+    if desired.key == "text":
+        return keys
+    pattern = re.compile(PATTERNS[desired.key])
+    return [key for key in keys if pattern.match(key)]
