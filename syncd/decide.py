@@ -1,0 +1,276 @@
+"""What a claim does with one contact, now that desired and mirror have been read: pure functions.
+
+A claim may soften the plan's wish (remove → upsert → nothing), never harden it (races 1): a contact
+that is gone without the wish 'remove' goes back to the plan, and so through the guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from syncd.classify import HELD, unfit
+from syncd.db import Row
+from syncd.desired import Field
+from syncd.model import Change, Person, Traits, Value, Verb
+
+
+class Entry(NamedTuple):
+    """One claimed contact: what the journal said, what is to be sent, what the mirror will say."""
+
+    contact_id: str
+    change: Change
+    digest: Any  # of `change.want`; None for a removal
+    email: str  # lower case, of what is sent
+    attempts: int
+    crashes: int
+    mirror_state: str | None
+    lists: Sequence[str]
+    subscribed: bool
+    look_first: bool = False
+    receipt: Any = None
+    sent_digest: Any = None  # of what the job was given
+    planned_at: Any = None
+    sent_email: str | None = None  # as sent_digest
+    sent_lists: Sequence[str] = ()
+    unfit: bool = False  # leaves because it cannot be sent; to be listed as refused when it has
+    left_over: bool = False  # of a lost try; the contact itself is still to be done
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Nothing to do. `forget`: the mirror row of a contact that is rightly not there goes too."""
+
+    contact_id: str
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Back to due, without an attempt. `replan`: the plan must look at it again."""
+
+    contact_id: str
+    after: float
+    why: str
+    replan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Cannot be sent as the source has it; for a person, in words."""
+
+    contact_id: str
+    reason: str
+    digest: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Settled without asking the provider: it cannot hold the contact, or need not."""
+
+    contact_id: str
+    entry: Entry
+    why: str
+
+
+COLUMNS = tuple(f"f{n}" for n in range(1600))  # as many as a relation can have
+
+Decision = Entry | Drop | Release | Refuse | Settle
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a decision depends on beside the rows."""
+
+    when_gone: str
+    traits: Traits
+    fields: Sequence[Field]
+    list_ids: Callable[[str], str | None]  # source list id → remote id, None if not yet known
+    can_find: bool
+    has_lists: bool
+    key_name: str | None = None  # what `remote` calls the value of the key column
+    creates_halted: bool = False
+
+
+def decide(row: Row, entry: Row, rules: Rules) -> Decision:
+    """Judge one claimed contact. *row*: from `Compare.for_claim`; *entry*: its journal row."""
+    contact_id = row["contact_id"]
+    if row["in_window"]:
+        return Release(contact_id, 0.2, "a full pass has its window in flight")
+    if _tried_elsewhere(row, entry, rules):
+        return _left_over(row, entry, rules)
+    if not row["wanted"]:
+        return _gone(row, entry, rules)
+    if row["fault"] is not None:
+        if unfit(row) and entry["wish"] == "remove" and rules.when_gone != "keep":
+            return _leaving(row, entry, rules)
+        return Refuse(contact_id, row["fault"], row["digest"])
+    rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
+    if rival is not None:
+        return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
+    if row["in_flight_window"]:
+        return Release(contact_id, 0.2, "its address is in flight in a full pass")
+    known = row["m_state"] in HELD
+    equal = row["m_digest"] == row["digest"] and row["m_state"] in ("here", "absent")
+    doubtful = _in_doubt(entry)
+    if equal and not doubtful and not entry["force"]:
+        return Drop(contact_id)
+    made = _put(row, entry, rules)
+    if not isinstance(made, Entry):
+        return made
+    if rules.creates_halted and made.change.may_create:
+        return Release(contact_id, 60.0, "creates are halted: see `syncd status`")
+    if not known and row["m_state"] != "withdrawn" and not doubtful:
+        if rules.traits.needs_list and not row["lists"]:
+            return Settle(contact_id, made, "it is in no list")
+        if not row["subscribed"] and not rules.can_find:
+            return Settle(contact_id, made, "not subscribed, so not created")
+    return made
+
+
+def _in_doubt(entry: Row) -> bool:
+    """Whether an earlier try may have been applied; what a job makes of it is not known yet."""
+    return entry["doubtful"] or entry["receipt"] is not None
+
+
+def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
+    """Whether a lost try may have left a record under an address that is no longer wanted.
+
+    Only where the address is the key: elsewhere it was the same record, or will be found by id.
+    """
+    tried = entry["email"] if entry["doubtful"] and rules.traits.key == "address" else None
+    return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
+
+
+def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
+    """Take that record away first; what is wanted now is sent after it."""
+    verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
+    lists = {one: one for one in entry["sent_lists"] or ()}
+    was = Person(entry["email"], {}, lists, True)
+    change = Change(row["contact_id"], verb, None, was, None, False, False, True)
+    return Entry(
+        row["contact_id"], change, entry["digest"], entry["email"], entry["attempts"],
+        entry["crashes"], row["m_state"], (), False, rules.can_find,
+        planned_at=entry["planned_at"], left_over=True,
+    )  # fmt: skip
+
+
+def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
+    contact_id, doubtful = row["contact_id"], _in_doubt(entry)
+    if row["erase"] and (row["m_state"] is not None or doubtful):
+        return _removal(row, entry, Verb.ERASE, doubtful)
+    passed = row["successor"] is not None and rules.traits.key != "ours"
+    if passed and row["m_state"] in (None, "absent", "withdrawn"):
+        return Drop(contact_id, forget=True)  # its record is somebody else's now
+    if row["m_state"] in (None, "absent"):
+        if not doubtful:
+            return Drop(contact_id, forget=row["m_state"] is not None)
+        verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
+        return _removal(row, entry, verb, look_first=True)
+    if rules.when_gone == "keep" or (row["m_state"] == "withdrawn" and not doubtful):
+        return Drop(contact_id)
+    if entry["wish"] != "remove" and row["m_state"] != "withdrawn":
+        return Release(contact_id, 0.2, "gone from the source: planned anew", replan=True)
+    return _leaving(row, entry, rules)
+
+
+def _leaving(row: Row, entry: Row, rules: Rules) -> Decision:
+    if row["in_flight"] is not None or row["in_flight_window"]:
+        return Release(row["contact_id"], 0.2, "its address is in flight for another contact")
+    verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
+    return _removal(row, entry, verb, look_first=False)
+
+
+def _removal(row: Row, entry: Row, verb: Verb, look_first: bool) -> Entry:
+    was = was_person(row, entry)
+    change = Change(
+        row["contact_id"], verb, None, was, _json(row["m_remote"]), False, False, entry["doubtful"]
+    )
+    email = row["m_email"] or entry["email"] or ""
+    return Entry(
+        row["contact_id"], change, None, email, entry["attempts"], entry["crashes"],
+        row["m_state"], (), False, look_first, entry["receipt"], entry["digest"],
+        entry["planned_at"], entry["email"], entry["sent_lists"] or (), bool(row["wanted"]),
+    )  # fmt: skip
+
+
+def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
+    want = person(row, rules)
+    if isinstance(want, Release):
+        return want
+    remote = None if row["m_state"] == "absent" else _json(row["m_remote"])
+    if rules.key_name is not None and not (remote or {}).get(rules.key_name):
+        if not row["remote_key"]:
+            return Refuse(row["contact_id"], f"has no {rules.key_name}", row["digest"])
+        remote = {**(remote or {}), rules.key_name: row["remote_key"]}
+    was = was_person(row, entry)
+    if was is not None and entry["doubtful"] and not want.subscribed:
+        was = was._replace(subscribed=True)  # a silence that may not have arrived is said again
+    known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
+    # Another address is another record, where the address is the key: it may be off there.
+    other = rules.traits.key == "address" and row["m_email"] != row["email"]
+    resubscribe = want.subscribed and was is not None and (other or not was.subscribed)
+    change = Change(
+        row["contact_id"],
+        Verb.PUT,
+        want,
+        was,
+        remote,
+        may_create=want.subscribed and not known,
+        resubscribe=resubscribe,
+        doubtful=entry["doubtful"],
+    )
+    return Entry(
+        row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
+        entry["crashes"], row["m_state"], row["lists"], want.subscribed,
+        False, entry["receipt"], entry["digest"], entry["planned_at"],
+        entry["email"], entry["sent_lists"] or (),
+    )  # fmt: skip
+
+
+def person(row: Row, rules: Rules) -> Person | Release:
+    """The desired contact as an adapter is given it; Release while a list has no remote id."""
+    ids = row["lists"]
+    lists: dict[str, str] = dict(zip(ids, row["list_names"] or ids, strict=True))
+    for one in ids if rules.has_lists else ():
+        remote = rules.list_ids(one)
+        if remote is None:
+            return Release(row["contact_id"], 1.0, f"waits for list {one} to be made there")
+        lists[one] = remote
+    return Person(row["raw_email"], values(row, rules.fields), lists, row["subscribed"])
+
+
+def values(row: Row, fields: Sequence[Field]) -> dict[str, Value]:
+    """The mapped fields by the provider's names; JSON scalars decoded, nested data as text."""
+    columns = zip(fields, COLUMNS, strict=False)
+    return {f.name: _decoded(row[c]) if f.is_json else row[c] for f, c in columns}
+
+
+def _decoded(raw: Any) -> Value:
+    if raw is not None and raw[:1] not in "{[":
+        decoded: Value = orjson.loads(raw)
+        return decoded
+    return raw  # type: ignore[no-any-return]
+
+
+def was_person(row: Row, entry: Row) -> Person | None:
+    """The mirror's word, with the lists that a lost try may have left there.
+
+    None where the provider is not known, and not suspected, to have the contact.
+    """
+    left = entry["sent_lists"] if entry["doubtful"] else None
+    if row["m_state"] is None or row["m_state"] == "absent":
+        if not (left or (entry["doubtful"] and entry["email"])):
+            return None
+        # A no that was sent, but never acknowledged, has no mirror row that could remember it.
+        mailed = not (entry["doubtful"] and entry.get("silenced"))
+        return Person(entry["email"] or "", {}, {one: one for one in left or ()}, mailed)
+    lists = {one: one for one in (*row["m_lists"], *(left or ()))}
+    return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, row["m_subscribed"])
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)

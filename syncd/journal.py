@@ -1,0 +1,476 @@
+"""The journal: claims, settlements, leases. The only place that writes `journal` and `mirror`.
+
+Every multi-row write goes in primary-key order, tables in the order journal, mirror, opt_out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import asyncpg
+import orjson
+
+from syncd import sql
+from syncd.classify import HELD
+from syncd.compare import Compare
+from syncd.db import Connection, Pool, Row, transact
+from syncd.decide import Decision, Drop, Entry, Refuse, Release, Rules, Settle, decide
+from syncd.model import OptedOut
+from syncd.plan import castable
+
+State = Literal["done", "due", "rejected"]
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one claim brought: entries to send, and those settled without asking the provider."""
+
+    number: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    settled: list[Settle] = field(default_factory=list)
+    taken: int = 0  # rows marked; more than the entries where some were dropped or released
+    receipt: Mapping[str, Any] | None = None
+    window: bool = False  # entries of a full pass's window: no journal rows of their own
+
+    @property
+    def contact_ids(self) -> Sequence[str]:
+        return [one.contact_id for one in self.entries]
+
+
+class MirrorRow(NamedTuple):
+    """One row of `mirror` to write; columns in the order of `write_mirror`."""
+
+    contact_id: str
+    email: str
+    fields: str
+    lists: str
+    subscribed: bool
+    digest: Any
+    state: str
+    remote: str | None
+    lacking: str
+
+
+_USUAL = MirrorRow(None, None, None, None, True, None, "here", None, "{}")  # type: ignore[arg-type]
+
+
+class Settled(NamedTuple):
+    """What becomes of one entry. `mirror`: a row, what to do with the row there is, or nothing."""
+
+    entry: Entry
+    state: State = "done"
+    mirror: MirrorRow | Literal["withdraw", "delete", "unknown"] | None = None
+    after: float = 0.0
+    doubtful: bool = False
+    attempt_used: bool = True
+    outcome: str = "applied"
+    error: str | None = None
+    status: int | None = None
+    receipt: Mapping[str, Any] | None = None
+    opt_out: OptedOut | None = None
+    batch_cap: int | None = None
+    here: int = 0  # how the number of mirror rows in state here changes
+
+
+class Journal:
+    """The journal of one destination, as one worker uses it."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        destination_id: int,
+        source: str,
+        worker_id: int,
+        compare: Compare,
+        *,
+        notes_deliveries: bool = True,
+    ) -> None:
+        self.pool = pool
+        self.destination_id = destination_id
+        self.source = source
+        self.worker_id = worker_id
+        self.compare = compare
+        self.notes_deliveries = notes_deliveries
+
+    # ── Claim ───────────────────────────────────────────────────────────────────────────────
+
+    async def claim(self, batch: int, rules: Rules) -> Claim:
+        """Take up to *batch* due rows: lock and mark, then read, then write the intent; commit.
+
+        A claim that loses an address to another worker's claim at the same instant takes nothing.
+        """
+        return await self._claim(sql.journal.claim, (self.destination_id, batch), rules)
+
+    async def claim_job(self, rules: Rules) -> Claim:
+        """Take all rows of the bulk job that has been due longest."""
+        return await self._claim(sql.journal.claim_job, (self.destination_id,), rules)
+
+    async def _claim(self, statement: str, args: tuple[int, ...], rules: Rules) -> Claim:
+        async def work(connection: Connection) -> Claim:
+            await connection.execute(sql.journal.claim_turn, self.destination_id)
+            taken = await connection.fetch(statement, *args, self.worker_id)
+            if not taken:
+                return Claim()
+            return await self._read(connection, {row["contact_id"]: row for row in taken}, rules)
+
+        try:
+            return await transact(self.pool, work, keep_plans=self.compare.is_grown)
+        except asyncpg.UniqueViolationError:
+            return Claim()
+
+    async def _read(self, connection: Connection, taken: Mapping[str, Row], rules: Rules) -> Claim:
+        ids = sorted(taken)
+        keys = castable(self.compare.desired, ids)
+        rows = await connection.fetch(self.compare.for_claim, keys, ids)
+        first = next(iter(taken.values()))
+        claim = Claim(number=first["claim"], taken=len(taken))
+        if first["receipt"] is not None:
+            claim.receipt = orjson.loads(first["receipt"])
+        decisions = [decide(row, taken[row["contact_id"]], rules) for row in rows]
+        await self._write_decisions(connection, _one_per_address(decisions), claim)
+        return claim
+
+    async def _write_decisions(
+        self, connection: Connection, decisions: Sequence[Decision], claim: Claim
+    ) -> None:
+        me = self.destination_id
+        claim.entries = [d for d in decisions if isinstance(d, Entry)]
+        claim.settled = [d for d in decisions if isinstance(d, Settle)]
+        if drops := [d for d in decisions if isinstance(d, Drop)]:
+            await connection.execute(sql.journal.drop, me, [d.contact_id for d in drops])
+        if releases := [d for d in decisions if isinstance(d, Release)]:
+            columns = zip(*((d.contact_id, d.after, d.why) for d in releases), strict=True)
+            await connection.execute(sql.journal.release, me, *map(list, columns))
+        if refusals := [d for d in decisions if isinstance(d, Refuse)]:
+            columns = zip(*((d.contact_id, d.reason, d.digest) for d in refusals), strict=True)
+            await connection.execute(sql.journal.refuse, me, *map(list, columns))
+        sent = [*claim.entries, *(d.entry for d in claim.settled)]
+        if sent and claim.receipt is None:
+            columns = zip(*map(_intent, sent), strict=True)
+            await connection.execute(sql.journal.write_intent, me, *map(list, columns))
+        if unfit := [d.contact_id for d in claim.entries if d.unfit]:
+            await connection.execute(sql.journal.claim_again, me, unfit)
+        if forget := [d.contact_id for d in drops if d.forget]:
+            await connection.execute(sql.journal.forget_mirror, me, forget)
+        if again := [d.contact_id for d in releases if d.replan]:
+            await connection.execute(sql.plan.note_changes, self.source, again)
+
+    # ── Settle ──────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self, claim: Claim, results: Sequence[Settled]) -> Sequence[str]:
+        """Write what became of a claim, in one transaction; returns the contacts it had lost.
+
+        Guarded by the claim number: where another worker has taken a contact over, its row stays
+        as it is, the mirror forgets what it believed, and the contact is pushed once more.
+        """
+        if not results:
+            return ()
+        ordered = sorted(results, key=lambda one: one.entry.contact_id)
+        makes_rows = claim.window and any(one.state != "done" for one in ordered)
+        lost = await transact(
+            self.pool, lambda c: self._settle(c, claim, ordered, feed_first=makes_rows)
+        )
+        if lost is None:
+            lost = await transact(
+                self.pool, lambda c: self._settle(c, claim, ordered, feed_first=True)
+            )
+        assert lost is not None
+        return lost
+
+    async def _settle(
+        self,
+        connection: Connection,
+        claim: Claim,
+        results: Sequence[Settled],
+        *,
+        feed_first: bool,
+    ) -> Sequence[str] | None:
+        """feed_first: it may make rows anew, which no lock orders against a pass that lets mirror
+        rows change hands. None: it must, and nothing has been written (races 19)."""
+        me, number = self.destination_id, claim.number
+        if feed_first:
+            await connection.fetchrow(sql.plan.lock_feed, me)
+        ids = [one.entry.contact_id for one in results]
+        open_window = True
+        if claim.window:
+            open_window = await connection.fetchval(sql.journal.lock_intent, me, number) is not None
+        rows = {
+            r["contact_id"]: r for r in await connection.fetch(sql.journal.lock, me, ids, number)
+        }
+        mine = open_window if claim.window else False
+        lost = [i for i in ids if not (mine or (i in rows and rows[i]["ours"]))]
+        if lost and not feed_first:
+            return None
+        await self._write_journal(connection, claim, results, rows, set(lost))
+        await self._write_mirror(connection, results, set(lost))
+        await self._write_news(connection, claim, results, set(lost))
+        if claim.window and open_window:
+            await connection.execute(sql.journal.end_intent, me, number)
+        return lost
+
+    async def _write_journal(
+        self,
+        connection: Connection,
+        claim: Claim,
+        results: Sequence[Settled],
+        rows: Mapping[str, Row],
+        lost: set[str],
+    ) -> None:
+        done, kept, soften = [], [], []
+        for one in results:
+            contact_id = one.entry.contact_id
+            row = rows.get(contact_id)
+            # a row beside a window was written while the window was in flight
+            again = row is not None and (claim.window or (row["ours"] and row["again"]))
+            if contact_id in lost:
+                kept.append(_kept(one, "due", doubtful=True))
+            elif again and row is not None:
+                if row["plan"] == "discarded":
+                    soften.append(contact_id)
+                held = row["plan"] in ("held", "open")
+                kept.append(_kept(one, "held" if held else "due", doubtful=_doubt(one)))
+            elif one.state != "done":
+                kept.append(_kept(one, one.state, doubtful=_doubt(one)))
+            elif not claim.window:
+                done.append(contact_id)
+        if done:
+            await connection.execute(sql.journal.drop, self.destination_id, done)
+        if kept:
+            *columns, lists = map(list, zip(*kept, strict=True))
+            await connection.execute(
+                sql.journal.settle, self.destination_id, *columns, claim.number, lists
+            )
+        if soften:
+            await connection.execute(sql.journal.soften, self.destination_id, soften)
+
+    async def _write_mirror(
+        self, connection: Connection, results: Sequence[Settled], lost: set[str]
+    ) -> None:
+        me = self.destination_id
+        written = [r.mirror for r in results if isinstance(r.mirror, MirrorRow)]
+        if written:
+            rows = [row._replace(digest=None) if row.contact_id in lost else row for row in written]
+            if silent := [r.entry.contact_id for r in results if _says_nothing_of_mail(r)]:
+                found = await connection.fetch(sql.journal.off_meanwhile, me, silent)
+                off = {row["contact_id"] for row in found}
+                rows = [
+                    row._replace(digest=None, subscribed=False) if row.contact_id in off else row
+                    for row in rows
+                ]
+            columns = map(_sparse, zip(*rows, strict=True), _USUAL)
+            await connection.execute(sql.journal.write_mirror, me, *columns)
+
+        others = [r for r in results if isinstance(r.mirror, str)]
+
+        def those(what: str) -> list[str]:
+            return [r.entry.contact_id for r in others if r.mirror == what]
+
+        if withdrawn := [i for i in those("withdraw") if i not in lost]:
+            await connection.execute(sql.journal.withdraw_mirror, me, withdrawn)
+        if deleted := [i for i in those("delete") if i not in lost]:
+            await connection.execute(sql.journal.delete_mirror, me, deleted)
+        removals = {
+            r.entry.contact_id
+            for r in results
+            if r.entry.change.want is None
+            and not r.entry.left_over
+            and (r.doubtful or r.entry.contact_id in lost)
+        }
+        if unknown := sorted({*those("unknown"), *lost} - removals):
+            await connection.execute(sql.journal.unknown_mirror, me, unknown)
+        if removals:
+            await connection.execute(sql.journal.doubt_removal, me, sorted(removals))
+        if told := [r.entry.contact_id for r in results if _says_no(r) or _may_be_silent(r, lost)]:
+            await connection.execute(sql.journal.mail_off, me, told)
+        if here := sum(r.here for r in results if r.entry.contact_id not in lost):
+            await connection.execute(sql.journal.tally_here, me, here)
+
+    async def _write_news(
+        self, connection: Connection, claim: Claim, results: Sequence[Settled], lost: set[str]
+    ) -> None:
+        me = self.destination_id
+        refused = [r for r in results if r.opt_out is not None]
+        if refused:
+            columns = zip(*(_opt_out(r) for r in refused), strict=True)
+            await connection.execute(sql.journal.opt_out, me, *map(list, columns))
+        told = [
+            (
+                r.entry.contact_id,
+                r.entry.change.verb.value,
+                "superseded" if r.entry.contact_id in lost else r.outcome,
+                r.status,
+                r.error,
+                r.entry.attempts,
+            )
+            for r in results
+            if not claim.window or r.outcome != "created"  # the mirror tells of a first fill
+        ]
+        if told and self.notes_deliveries:
+            await connection.execute(sql.journal.deliver, me, *map(list, zip(*told, strict=True)))
+
+    # ── Beside the two ──────────────────────────────────────────────────────────────────────
+
+    async def others_records(self, found: Sequence[tuple[str, str, str]]) -> set[str]:
+        """Which of these (contact, address it was found under, remote) found another's record."""
+        if not found:
+            return set()
+        columns = map(list, zip(*found, strict=True))
+        rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
+        return {row["contact_id"] for row in rows}
+
+    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str]]) -> None:
+        """Write down the remote ids that a look-up of doubtful contacts has found."""
+        if found:
+            columns = map(list, zip(*sorted(found), strict=True))
+            await self.pool.execute(sql.journal.remember_remote, self.destination_id, *columns)
+
+    async def mailable(self, ids: Sequence[str]) -> set[str]:
+        """Which of these the source and every opt-out noted by now still let us mail."""
+        keys = castable(self.compare.desired, ids)
+        text = f"select d.contact_id from ({self.compare.desired.by_keys}) d where d.subscribed"  # noqa: S608
+        return {row["contact_id"] for row in await self.pool.fetch(text, keys)}
+
+    async def next_due(self) -> float | None:
+        """Seconds until something is due (negative: now); None when nothing is."""
+        value = await self.pool.fetchval(sql.journal.next_due, self.destination_id)
+        return None if value is None else float(value)
+
+
+def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
+    """Within one claim an address is sent once; a second contact with it is planned anew."""
+    taken: set[str] = set()
+    kept: list[Decision] = []
+    for one in decisions:
+        email = one.email if isinstance(one, Entry) else ""
+        if email and email in taken:
+            kept.append(Release(one.contact_id, 1.0, "its address is being sent", replan=True))
+            continue
+        taken.add(email)
+        kept.append(one)
+    return kept
+
+
+def _sparse(column: Sequence[Any], usual: Any) -> Sequence[Any]:
+    """Nothing at all where every value is the usual one: the driver looks at each it is given."""
+    return () if column.count(usual) == len(column) else column
+
+
+def _intent(entry: Entry) -> tuple[Any, ...]:
+    silences = entry.change.want is None or not entry.change.want.subscribed
+    lists = array_literal(entry.lists)
+    return entry.contact_id, entry.digest, entry.email or None, lists, silences
+
+
+def _doubt(one: Settled) -> bool:
+    return one.doubtful if one.state != "done" else False
+
+
+def _says_nothing_of_mail(one: Settled) -> bool:
+    """Whether a known contact was written without its mail being turned on: a no that was noted
+    meanwhile still holds."""
+    change = one.entry.change
+    known = one.entry.mirror_state in HELD and change.want is not None
+    on = change.want is not None and change.want.subscribed
+    return known and on and not change.resubscribe and isinstance(one.mirror, MirrorRow)
+
+
+def _may_be_silent(one: Settled, lost: set[str]) -> bool:
+    """Whether a silence was sent of which nobody knows what came: it may have to be undone."""
+    want = one.entry.change.want
+    in_doubt = one.doubtful or one.entry.contact_id in lost
+    return in_doubt and want is not None and not want.subscribed
+
+
+def _says_no(one: Settled) -> bool:
+    told = one.opt_out
+    return told is not None and told.list_id is None and told.kind in ("unsubscribed", "complained")
+
+
+def _kept(one: Settled, state: str, *, doubtful: bool) -> tuple[Any, ...]:
+    """A row for `settle`, in the order of its parameters."""
+    entry = one.entry
+    wish = "upsert" if entry.change.want is not None else "remove"
+    attempts = entry.attempts if one.attempt_used else max(entry.attempts - 1, 0)
+    receipt = None if one.receipt is None else orjson.dumps(one.receipt).decode()
+    running = one.receipt is not None and entry.receipt is not None
+    digest = entry.sent_digest if running else entry.digest  # a job keeps what it was given
+    lane = 1 if wish == "upsert" else 2
+    error = one.error if state != "rejected" else one.error or "refused without a reason"
+    return (
+        entry.contact_id, wish, lane, state, digest, doubtful, attempts,
+        one.after if one.state != "done" else 0.0, receipt, one.status, error, one.batch_cap,
+        array_literal(entry.lists),
+    )  # fmt: skip
+
+
+def _opt_out(one: Settled) -> tuple[Any, ...]:
+    told = one.opt_out
+    assert told is not None
+    evidence = orjson.dumps(told.evidence, default=str).decode()
+    email = one.entry.email or None
+    return one.entry.contact_id, email, told.list_id, told.kind, told.occurred_at, evidence
+
+
+def array_literal(items: Sequence[str]) -> str:
+    """A text[] as PostgreSQL reads it from text."""
+    if not items:
+        return "{}"
+    return "{" + ",".join(map(_quoted, items)) + "}"
+
+
+@lru_cache(maxsize=65_536)
+def _quoted(item: str) -> str:
+    escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+async def reap(pool: Pool, crash_limit: int = 2) -> int:
+    """Take back what dead workers had in flight: due, doubtful; returns how many rows.
+
+    Rows that a stopped process still holds locked are left for the next call: waiting for them
+    would cost the caller its own lease.
+    """
+    total = 0
+    await pool.execute(sql.plan.abandoned)
+    for row in await pool.fetch(sql.journal.orphaned):
+        with suppress(asyncpg.LockNotAvailableError):
+            total += await _take_back(pool, row, crash_limit, crashed=True)
+    return total
+
+
+async def leave(pool: Pool, worker_id: int) -> int:
+    """As `reap`, of a worker that was told to stop: nobody counts it as a crash."""
+    total = 0
+    for row in await pool.fetch(sql.journal.in_hand, worker_id):
+        total += await _take_back(pool, row, 0, crashed=False)
+    return total
+
+
+async def _take_back(pool: Pool, row: Row, crash_limit: int, *, crashed: bool) -> int:
+    destination, worker = row["destination_id"], row["worker"]
+
+    async def work(connection: Connection) -> int:
+        if crashed:
+            await connection.execute("set local lock_timeout = '300ms'")
+        await connection.fetchrow(sql.plan.lock_feed, destination)  # it makes rows: see `_settle`
+        freed = await connection.fetchrow(
+            sql.journal.reap, destination, worker, crash_limit, crashed
+        )
+        assert freed is not None
+        n = freed["n"]
+        await connection.execute(sql.journal.doubt_removal, destination, freed["removals"])
+        await connection.execute(sql.journal.mail_off, destination, freed["silences"])
+        for window in await connection.fetch(sql.journal.orphaned_intents, destination, worker):
+            ids = window["ids"] or []
+            await connection.execute(
+                sql.journal.doubt_window, destination, ids, window["addresses"], window["lists"]
+            )
+            await connection.execute(sql.journal.end_intent, destination, window["claim"])
+            n += len(ids)
+        return int(n)
+
+    return await transact(pool, work)
