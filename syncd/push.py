@@ -1,0 +1,305 @@
+"""Push: what was claimed goes to the adapter once, and every entry gets its outcome.
+
+Knows no HTTP and no provider: an adapter is an object whose traits say what it can. Only the
+journal retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+
+from syncd.decide import Entry
+from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
+from syncd.journal import Claim, Journal, Settled
+from syncd.model import Absent, Applied, Can, Change, Found, Outcome, Rejected, Traits, Verb, Waits
+from syncd.outcomes import halve, handed_back, postponed, settled
+
+
+class HandedBack:
+    """Nothing was sent for it, because this worker stops."""
+
+
+Answered = Outcome | ProviderError | HandedBack
+
+
+class Adapter(Protocol):
+    """What push needs of a provider; `find` and `resume` only where the traits say so."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]: ...
+
+
+@dataclass(slots=True)
+class Pushed:
+    """What one claim came to: a result for every entry, and what the destination learns of it."""
+
+    results: list[Settled]
+    errors: list[ProviderError] = field(default_factory=list)
+    scans: set[str] = field(default_factory=set)  # lists that must be scanned for remote ids
+    succeeded: bool = False
+
+
+@dataclass(slots=True)
+class Push:
+    """Sends claims of one destination."""
+
+    adapter: Any
+    journal: Journal
+    concurrency: int
+    refresh_opt_outs: Callable[[], Awaitable[set[str]]]
+    outages: int = 0
+    stop: asyncio.Event = field(default_factory=asyncio.Event)  # then nothing more is begun
+    _gate: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gate = asyncio.Semaphore(self.concurrency)
+
+    @property
+    def can(self) -> Can:
+        traits: Traits = self.adapter.traits
+        return traits.can
+
+    async def attempt(self, claim: Claim) -> Pushed:
+        """Push once and say what becomes of every entry; nothing is settled here."""
+        results = [settled(one.entry, Absent(one.why)) for one in claim.settled]
+        pushed = Pushed(results)
+        if claim.receipt is not None:
+            answers = await self._resume(claim)
+            self._judge(claim.entries, answers, pushed)
+            return pushed
+        try:
+            entries = await self._looked_up(claim.entries, pushed)
+        except ProviderError as error:
+            self._judge(claim.entries, [error] * len(claim.entries), pushed)
+            return pushed
+        chunks = list(batches(entries, self.adapter.traits.batch))
+        answered = await gather(self._send(chunk) for chunk in chunks)
+        for chunk, answers in zip(chunks, answered, strict=True):
+            self._judge(chunk, answers, pushed)
+        pushed.results = list(halve(pushed.results))
+        return pushed
+
+    def _judge(self, entries: Sequence[Entry], answers: Sequence[Answered], pushed: Pushed) -> None:
+        for entry, answer in zip(entries, answers, strict=True):
+            if type(answer) is Applied:  # nearly all of them
+                pushed.succeeded = True
+                pushed.results.append(settled(entry, answer))
+                continue
+            if isinstance(answer, HandedBack):
+                pushed.results.append(handed_back(entry))
+                continue
+            if isinstance(answer, ProviderError):
+                pushed.results.append(self._postponed(entry, answer))
+                if answer not in pushed.errors:
+                    pushed.errors.append(answer)
+                continue
+            pushed.succeeded = True
+            if isinstance(answer, Waits):
+                pushed.scans.add(answer.scan_of)
+            pushed.results.append(settled(entry, answer))
+
+    def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
+        late = postponed(entry, error, self.outages)
+        if error.may_be_applied and not self.can & Can.REPEAT:  # it must be visible by then
+            late = late._replace(after=max(late.after, self.adapter.traits.visible_after))
+        return late
+
+    # ── Look first ──────────────────────────────────────────────────────────────────────────
+
+    async def _looked_up(self, entries: Sequence[Entry], pushed: Pushed) -> Sequence[Entry]:
+        """Settle what a look-up decides; return what is to be sent, with what was found."""
+        if on := [one.contact_id for one in entries if one.change.resubscribe]:
+            refused = await self.refresh_opt_outs()
+            refused |= set(on) - await self.journal.mailable(on)
+            entries = self._without(entries, refused, pushed)
+        ask = [one for one in entries if self._must_look(one)]
+        if not ask:
+            return entries
+        if not self.can & Can.FIND:
+            return self._cannot_look(entries, ask, pushed)
+        found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
+        await self.journal.remember_remote(list(_remembered(ask, found)))
+        by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
+        reads = bool(self.can & Can.OPT_OUT)
+        kept: list[Entry] = []
+        for one in entries:
+            judged = _after_look(one, by_contact.get(one.contact_id), reads)
+            if isinstance(judged, Entry):
+                kept.append(judged)
+            else:
+                pushed.results.append(settled(one, judged))
+        return kept
+
+    async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
+        """A record found by its address may be somebody else's: then ours is not there."""
+        if self.adapter.traits.key != "remote id":
+            return found
+        told = [
+            (entry.contact_id, (one.email or entry.email).lower(), _dump(one.remote))
+            for entry, one in zip(ask, found, strict=True)
+            if one.remote and one.remote != entry.change.remote
+        ]
+        others = await self.journal.others_records(told)
+        return [
+            Found(None) if entry.contact_id in others else one
+            for entry, one in zip(ask, found, strict=True)
+        ]
+
+    def _must_look(self, entry: Entry) -> bool:
+        if entry.look_first or entry.change.resubscribe:
+            return True
+        may_be_gone = entry.change.doubtful or entry.mirror_state == "withdrawn"
+        return may_be_gone and not self.can & Can.REPEAT
+
+    @staticmethod
+    def _without(entries: Sequence[Entry], refused: set[str], pushed: Pushed) -> Sequence[Entry]:
+        """Leave out whoever the latest reading of opt-outs names: it is planned anew."""
+        if not refused:
+            return entries
+        kept = []
+        for one in entries:
+            if one.contact_id in refused or one.email in refused:
+                again = Settled(one, "due", attempt_used=False, outcome="opted out meanwhile")
+                pushed.results.append(again)
+            else:
+                kept.append(one)
+        return kept
+
+    def _cannot_look(
+        self, entries: Sequence[Entry], ask: Sequence[Entry], pushed: Pushed
+    ) -> Sequence[Entry]:
+        """Doubt that no look-up can end: wait for a scan, or leave it to a person."""
+        doubtful = {e.contact_id for e in ask if e.look_first or e.change.doubtful}
+        for one in entries:
+            if one.contact_id not in doubtful:
+                continue
+            if self.can & Can.SCAN:
+                lists = one.lists or ("",)
+                pushed.scans.update(lists)
+                pushed.results.append(settled(one, Waits(lists[0])))
+            else:
+                pushed.results.append(settled(one, Rejected("outcome unknown: look there")))
+        return [one for one in entries if one.contact_id not in doubtful]
+
+    # ── Send ────────────────────────────────────────────────────────────────────────────────
+
+    async def _send(self, entries: Sequence[Entry]) -> Sequence[Answered]:
+        async with self._gate:
+            if self.stop.is_set():
+                return [HandedBack()] * len(entries)
+            return await self._halving([one.change for one in entries])
+
+    async def _halving(
+        self, changes: Sequence[Change], refusal: Indivisible | None = None
+    ) -> Sequence[Answered]:
+        """Push; where a batch is refused and no culprit named, halve it until one stands alone.
+
+        refusal: what was said of a batch whose other half was then accepted; the culprit must be
+        among these, so they are not sent together again.
+        """
+        if refusal is not None and len(changes) == 1:
+            return [await self._alone(changes, refusal)]
+        try:
+            if refusal is None:
+                return _checked(changes, await self.adapter.push(changes))
+        except Indivisible as error:
+            refusal = error
+            if len(changes) == 1:
+                return [await self._alone(changes, error)]
+        except ProviderError as error:
+            return [error] * len(changes)
+        except Fenced as error:  # an earlier request of this push may have left
+            return [Ambiguous(str(error))] * len(changes)
+        middle = len(changes) // 2
+        first = await self._halving(changes[:middle])
+        accepted = all(isinstance(one, (Applied, Absent)) for one in first)
+        rest = await self._halving(changes[middle:], refusal if accepted else None)
+        return [*first, *rest]
+
+    async def _alone(self, changes: Sequence[Change], refusal: Indivisible) -> Answered:
+        """A refusal without a name may be a passing one: once more before it counts."""
+        try:
+            return _checked(changes, await self.adapter.push(changes))[0]
+        except Indivisible:
+            return Rejected(refusal.reason, refusal.status)
+        except ProviderError as error:
+            return error
+
+    async def _resume(self, claim: Claim) -> Sequence[Answered]:
+        changes = [one.change for one in claim.entries]
+        try:
+            async with self._gate:
+                return _checked(changes, await self.adapter.resume(claim.receipt, changes))
+        except ProviderError as error:
+            return [error] * len(changes)
+
+
+def _checked(changes: Sequence[Change], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    if len(outcomes) != len(changes):
+        raise Unintelligible(f"{len(outcomes)} outcomes for {len(changes)} changes")
+    return outcomes
+
+
+def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry | Outcome:
+    """What a look-up makes of an entry: settled, or to be sent with what was found.
+
+    That mail is off there is news only where the mirror believed that it is on. Where we know that
+    it is off (withdrawn, silenced, a no that has been noted), and a newer consent or a return
+    turns it on, only a no with a time counts that no reading (`reads`) could have told us of.
+    """
+    if found is None:
+        return entry
+    want, no = entry.change.want, found.opted_out
+    if want is not None and want.subscribed and no is not None:
+        known = entry.change.resubscribe and (reads or no.occurred_at is None)
+        if not known:
+            return no
+    if found.remote is None:
+        if entry.look_first or entry.change.verb is not Verb.PUT:
+            return Applied()
+        if entry.mirror_state == "withdrawn" and want is not None:
+            if not want.subscribed:
+                return Absent("not there, and not to be mailed")
+            return entry._replace(change=entry.change._replace(remote=None, may_create=True))
+        if entry.change.was is not None or entry.change.may_create:
+            return entry
+        return Absent("not there, and not to be created")
+    remote = found.remote or entry.change.remote
+    return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
+
+
+def _remembered(
+    entries: Sequence[Entry], found: Sequence[Found]
+) -> Iterator[tuple[str, str, bool, str]]:
+    for entry, one in zip(entries, found, strict=True):
+        if one.remote is None or entry.left_over:
+            continue
+        if entry.change.doubtful and entry.email:
+            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote)
+
+
+def _dump(remote: Mapping[str, Any]) -> str:
+    return orjson.dumps(remote).decode()
+
+
+def batches(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
+
+
+async def gather(jobs: Iterator[Awaitable[Any]]) -> list[Any]:
+    """All of them at once; a bug in one ends the others."""
+
+    async def run(job: Awaitable[Any]) -> Any:
+        return await job
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(job)) for job in jobs]
+    return [task.result() for task in tasks]
