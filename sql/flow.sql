@@ -1,0 +1,29 @@
+-- name: pending
+select exists (select 1 from syncd.journal where destination_id = $1::int and state = 'due') as due,
+       exists (select 1 from syncd.journal where destination_id = $1::int and state = 'sent') as sent,
+       exists (select 1 from syncd.intent where destination_id = $1::int) as windows;
+
+-- name: counts
+-- How a destination stands, for status and for the summary of a backfill.
+select d.name,
+       count(*) filter (where j.state in ('due', 'sent')) as pending,
+       count(*) filter (where j.state = 'held') as held,
+       count(*) filter (where j.state = 'rejected') as rejected,
+       count(*) filter (where j.doubtful) as doubtful,
+       min(j.planned_at) filter (where j.state in ('due', 'sent')) as pending_since
+  from syncd.destination d
+  left join syncd.journal j on j.destination_id = d.id
+ where d.id = any($1::int[])
+ group by d.name;
+
+-- name: due
+select count(*) from syncd.journal where destination_id = $1::int and state in ('due', 'sent');
+
+-- name: unconveyed
+-- Contacts that said no where the provider could not be told so.
+select count(*) from syncd.mirror m
+ where m.destination_id = $1::int and m.lacking <> '{}' and not m.subscribed
+   and exists (select 1 from unnest(m.lacking) one where starts_with(one, 'subscription'));
+
+-- name: is_read
+select read_at is not null from syncd.feed where destination_id = $1::int;

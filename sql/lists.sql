@@ -1,0 +1,66 @@
+-- name: wanted
+-- Lists that the source has and this destination is to have, as they are now; $2 ids, $3 names.
+-- A list that left the source stays (its members leave) unless `when_list_gone` says delete ($4).
+with wanted as (
+    select u.list_id, u.name from unnest($2::text[], $3::text[]) u (list_id, name)
+), made as (
+    insert into syncd.list_mirror as l (destination_id, list_id, name)
+    select $1::int, w.list_id, w.name from wanted w
+     order by w.list_id
+    on conflict (destination_id, list_id) do update
+       set name = excluded.name, wanted = 'present',
+           state = case when l.state in ('sent', 'asks') then l.state else 'due' end,
+           due_at = now()
+     where l.wanted <> 'present' or l.name <> excluded.name
+    returning 1
+), left_over as (
+    update syncd.list_mirror l
+       set wanted = 'absent', due_at = now(),
+           state = case when l.state = 'sent' then 'sent'
+                        when $4::boolean and l.remote_id is not null then 'due'
+                        else 'in step' end
+     where l.destination_id = $1::int and l.wanted = 'present'
+       and not exists (select 1 from wanted w where w.list_id = l.list_id)
+    returning 1
+)
+select (select count(*) from made) + (select count(*) from left_over);
+
+-- name: claim
+with due as (
+    select l.destination_id, l.list_id from syncd.list_mirror l
+     where l.destination_id = $1::int and l.state = 'due' and l.due_at <= now()
+     order by l.list_id
+       for update skip locked
+)
+update syncd.list_mirror l
+   set state = 'sent', claim = nextval('syncd.claim_number'), claimed_by = $2::bigint,
+       attempts = l.attempts + 1
+  from due
+ where l.destination_id = due.destination_id and l.list_id = due.list_id
+returning l.list_id, l.name, l.remote_id, l.wanted, l.doubtful, l.claim, l.attempts;
+
+-- name: settle
+-- A list that was renamed or left the source meanwhile is due again.
+update syncd.list_mirror l
+   set state = case when $4::text = 'in step' and (l.name <> $8::text or l.wanted <> $9::text)
+                    then 'due' else $4::text end,
+       remote_id = case when $9::text = 'absent' and $4::text = 'in step' then null
+                        else coalesce($5::text, l.remote_id) end,
+       last_error = $6::text, doubtful = $10::boolean,
+       due_at = now() + make_interval(secs => $7::float8), claimed_by = null,
+       pushed_at = case when $4::text = 'in step' then now() else l.pushed_at end,
+       attempts = case when $4::text = 'in step' then 0 else l.attempts end
+ where l.destination_id = $1::int and l.list_id = $2::text and l.claim = $3::bigint
+   and l.state = 'sent'
+returning l.list_id;
+
+-- name: reap
+update syncd.list_mirror l
+   set state = 'due', claimed_by = null, doubtful = true, due_at = now(),
+       last_error = 'the worker that had it died'
+ where l.state = 'sent'
+   and not exists (select 1 from syncd.worker w where w.id = l.claimed_by and w.alive_until > now());
+
+-- name: ids
+select list_id, remote_id from syncd.list_mirror
+ where destination_id = $1::int and remote_id is not null and wanted = 'present';

@@ -1,0 +1,130 @@
+-- name: begin
+insert into syncd.scan (destination_id, feed, claimed_by) values ($1::int, $2::text, $3::bigint)
+returning id, clock_timestamp() as started_at;
+
+-- name: latest
+-- Where the last finished reading of this feed stood.
+select cursor ->> 'until' as until
+  from syncd.scan
+ where destination_id = $1::int and feed = $2::text and finished_at is not null and error is null
+ order by id desc
+ limit 1;
+
+-- name: finish
+update syncd.scan
+   set finished_at = clock_timestamp(), cursor = $2::jsonb, counts = $3::jsonb, error = $4::text
+ where id = $1::bigint;
+
+-- name: stamp
+update syncd.feed set read_at = now() where destination_id = $1::int;
+
+-- name: lock_told
+-- The mirror rows that `note` may change, before any opt_out row is touched (races 19).
+select m.contact_id from syncd.mirror m
+ where m.destination_id = $1::int
+   and (m.contact_id = any($2::text[])
+        or m.email = any(array(select lower(btrim(e)) from unnest($3::text[]) e)))
+ order by m.contact_id
+   for no key update;
+
+-- name: note
+-- Opt-outs that a provider told of. What we did ourselves (the mirror says so) is no observation,
+-- nor is an event that was lifted since; an address is the one told, else the mirror's. A newer no
+-- replaces the older one (consent may lie between them), and the mirror learns that mail is off.
+with told as (
+    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence
+      from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+           u (contact_id, email, kind, list_id, occurred_at, evidence)
+), known as (
+    select coalesce(m.contact_id, told.contact_id) as contact_id,
+           coalesce(lower(btrim(told.email)), m.email) as email,
+           encode(sha256(convert_to(coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
+               as hash,
+           told.kind, told.list_id, told.occurred_at, told.evidence,
+           m.state, m.subscribed, m.pushed_at
+      from told
+      left join lateral (
+          select x.contact_id, x.email, x.state, x.subscribed, x.pushed_at
+            from syncd.mirror x
+           where x.destination_id = $1::int
+             and (x.contact_id = told.contact_id
+                  or (told.contact_id is null and x.email = lower(btrim(told.email))))
+           order by x.subscribed desc, x.contact_id  -- who is mailed there, not who was before
+           limit 1) m on true
+), news as (
+    select distinct on (k.email, k.contact_id, k.list_id, k.kind)
+           k.*
+      from known k
+     where not (k.kind = 'unsubscribed' and k.list_id is null and k.subscribed is false
+                and coalesce(k.occurred_at >= k.pushed_at, true)
+                and not exists (  -- mail may have been turned on meanwhile
+                    select 1 from syncd.journal j
+                     where j.destination_id = $1::int and j.contact_id = k.contact_id
+                       and (j.state = 'sent' or j.doubtful)))
+       and not exists (  -- `ts`: the provider's own clock, all digits. What moment that means may
+                         -- differ from one reading to the next; which event came first does not
+           select 1 from syncd.opt_out o
+            where o.destination_id = $1::int and o.kind = k.kind
+              and o.list_id is not distinct from k.list_id
+              and (o.email_hash = k.hash or (k.hash is null and o.contact_id = k.contact_id))
+              and (((k.evidence::jsonb ->> 'ts') collate "C" <= o.evidence ->> 'ts'
+                    and o.contact_id is not distinct from k.contact_id)
+                   or (o.lifted_at is not null
+                       and (o.occurred_at = k.occurred_at or k.occurred_at <= o.lifted_at))))
+     order by k.email, k.contact_id, k.list_id, k.kind, k.occurred_at desc,
+              k.evidence::jsonb ->> 'ts' desc nulls last
+), noted as (
+    insert into syncd.opt_out as o
+           (destination_id, contact_id, email, list_id, kind, occurred_at, evidence)
+    select $1::int, n.contact_id, n.email, n.list_id, n.kind, n.occurred_at, n.evidence::jsonb
+      from news n
+     where (n.contact_id is not null or n.email is not null)
+    on conflict (destination_id, coalesce(email_hash, ''), coalesce(contact_id, ''),
+                 coalesce(list_id, ''), kind) where lifted_at is null
+    do update set occurred_at = excluded.occurred_at, observed_at = excluded.observed_at,
+                  evidence = excluded.evidence
+        where excluded.occurred_at > coalesce(o.occurred_at, o.observed_at)
+           or (excluded.occurred_at is null and exists (
+                   select 1 from syncd.mirror m
+                    where m.destination_id = o.destination_id
+                      and m.contact_id = excluded.contact_id
+                      and m.subscribed and m.pushed_at > o.observed_at))
+    returning o.contact_id, o.email, o.kind, o.list_id
+), off as (
+    update syncd.mirror m set subscribed = false, digest = null
+      from noted n
+     where m.destination_id = $1::int and m.contact_id = n.contact_id and m.subscribed
+       and n.list_id is null and n.kind in ('unsubscribed', 'complained')
+)
+select contact_id, email from noted;
+
+-- name: refused_since
+-- Who, by contact or address, has an open all-mail opt-out observed since then.
+select contact_id, email from syncd.opt_out
+ where destination_id = $1::int and lifted_at is null and list_id is null
+   and observed_at >= $2::timestamptz;
+
+-- name: account
+select identity, findings, credential_hash from syncd.account where scope = $1::text;
+
+-- name: learn
+insert into syncd.account (scope, identity, findings, credential_hash, learned_at)
+values ($1::text, $2::text, $3::jsonb, $4::text, now())
+on conflict (scope) do update
+   set identity = excluded.identity, findings = excluded.findings,
+       credential_hash = excluded.credential_hash, learned_at = excluded.learned_at;
+
+-- name: ask
+-- A scan of these lists is wanted; asked for once per list, however many contacts wait for it.
+insert into syncd.scan (destination_id, feed, list_key)
+select $1::int, 'contacts', u.list_key
+  from unnest($2::text[]) u (list_key)
+ where not exists (
+     select 1 from syncd.scan s
+      where s.destination_id = $1::int and s.feed = 'contacts' and s.list_key = u.list_key
+        and s.finished_at is null);
+
+-- name: translate
+select remote ->> $2::text as name, contact_id
+  from syncd.mirror
+ where destination_id = $1::int and remote ->> $2::text = any($3::text[]);

@@ -1,0 +1,413 @@
+"""One destination at work: plan, push, read back, until told to stop.
+
+The same loops serve the daemon (`run`) and the backfill (`backfill`, which stops when nothing is
+due). Bells only wake them; every loop also looks for itself now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from syncd import control, sql
+from syncd.breaker import Breaker, Refusals
+from syncd.control import Destination
+from syncd.decide import Rules
+from syncd.erasure import Erasures
+from syncd.errors import ProviderError, Unintelligible
+from syncd.fullpass import Counts, FullPass, may_send_directly
+from syncd.journal import Claim, Journal, Settled
+from syncd.lists import Lists
+from syncd.model import Can
+from syncd.outcomes import handed_back
+from syncd.plan import Passed, Planner
+from syncd.push import Push, Pushed
+from syncd.scan import OptOutReader
+from syncd.upkeep import measure
+
+log = structlog.get_logger()
+
+CREATES = "creates: "  # how `halted` begins where only creates are stopped
+
+
+@dataclass(slots=True)
+class Bells:
+    """What wakes a flow's loops."""
+
+    plan: asyncio.Event = field(default_factory=asyncio.Event)
+    push: asyncio.Event = field(default_factory=asyncio.Event)
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this process has done for the destination since it started, by outcome."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    failure: ProviderError | None = None  # the last one, until a success
+    planned: int = 0  # differences that passes found
+
+    def add(self, results: Sequence[Settled]) -> None:
+        for outcome, n in Counter(one.outcome for one in results).items():
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + n
+
+
+class Flow:
+    """One destination, as one worker serves it."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        planner: Planner,
+        journal: Journal,
+        push: Push,
+        rules: Rules,
+        reader: OptOutReader,
+        *,
+        poll: float,
+        window: int,
+        claims: int,
+        learn: Callable[[], Awaitable[None]],
+        lists: Lists,
+        erasures: Erasures,
+    ) -> None:
+        self.destination = destination
+        self.planner = planner
+        self.journal = journal
+        self.push = push
+        self.rules = rules
+        self.reader = reader
+        self.poll = poll
+        self.window = window
+        self.claims = claims
+        self.learn = learn
+        self.lists = lists
+        self.erasures = erasures
+        self.bells = Bells()
+        self.breaker = Breaker()
+        self.refusals = Refusals(max(10, destination.guard_floor))
+        self.tally = Tally()
+        self.stop = push.stop
+        self.full: FullPass | None = None  # the one that runs
+        self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
+        self._busy = 0
+        self._sweeping = False
+        self._draining = False  # pumping until nothing is left
+
+    # ── Whether ─────────────────────────────────────────────────────────────────────────────
+
+    def follow(self, destination: Destination) -> None:
+        """Take up what was changed without a new mapping: paused, halted, guard, schedules."""
+        self.destination = self.planner.destination = destination
+        for bell in (self.bells.push, self.bells.plan):
+            bell.set()
+
+    @property
+    def stands_still(self) -> str | None:
+        """Why nothing may be sent; None where something may."""
+        halted = self.destination.halted
+        if self.destination.paused:
+            return "paused"
+        if halted is not None and not halted.startswith(CREATES):
+            return halted
+        return None
+
+    def _current_rules(self) -> Rules:
+        creates = (self.destination.halted or "").startswith(CREATES)
+        return replace(self.rules, creates_halted=creates) if creates else self.rules
+
+    # ── Loops ───────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Serve until `stop`; a bug in one loop ends all of them."""
+        with structlog.contextvars.bound_contextvars(destination=self.destination.name):
+            await self._prepare()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._plan_loop(), name="plan")
+                group.create_task(self._full_loop(), name="full")
+                group.create_task(self._read_loop(), name="read")
+                group.create_task(self.pump(until_empty=False), name="push")
+
+    async def _prepare(self) -> None:
+        while not self.stop.is_set() and not await self.prepare():
+            await first_of(self.stop, self.bells.push, timeout=max(1.0, self.breaker.pause))
+            self.bells.push.clear()
+
+    async def prepare(self) -> bool:
+        """Read a new destination before its first write, and learn what its account is like."""
+        if self.stands_still is not None or not (await self._was_read() or await self.read()):
+            return False
+        return await self._asked(self.learn) and await self.keep_lists()
+
+    async def keep_lists(self) -> bool:
+        """Bring the lists in step before the contacts in them; False when the provider failed."""
+        if errors := await self.lists.keep():
+            await self._failed(errors)
+        return not errors
+
+    async def _was_read(self) -> bool:
+        row = await self.planner.pool.fetchval(
+            "select read_at is not null from syncd.feed where destination_id = $1",
+            self.destination.id,
+        )
+        return bool(row)
+
+    async def read(self) -> bool:
+        """Read opt-outs back; False when the provider would not let us."""
+        return await self._asked(self.reader.read)
+
+    async def _asked(self, question: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            await question()
+        except ProviderError as error:
+            await self._failed([error])
+            return False
+        await self._succeeded()
+        return True
+
+    async def _read_loop(self) -> None:
+        while not self.stop.is_set():
+            await first_of(self.stop, self.bells.read)
+            self.bells.read.clear()
+            if not self.stop.is_set() and self.stands_still is None and await self.read():
+                await self._asked(self.erasures.read_back)
+
+    async def _plan_loop(self) -> None:
+        rung = False
+        while not self.stop.is_set():
+            self.bells.plan.clear()
+            if not self.destination.paused:
+                await self.look(rung)
+            await first_of(self.stop, self.bells.plan, timeout=self.poll)
+            rung = self.bells.plan.is_set()
+
+    async def look(self, rung: bool = False) -> Passed:
+        """A keyed pass if there is something new; when *rung*, without asking first."""
+        if not rung and not await self.planner.anything_new():
+            return Passed()
+        passed = await self.planner.keyed_pass()
+        self.tally.planned += passed.planned
+        if passed.lists and self.stands_still is None:
+            await self.keep_lists()
+        if passed.planned:
+            self.bells.push.set()
+        if passed.owes_full:
+            self.bells.full.set()
+        return passed
+
+    async def _full_loop(self) -> None:
+        while not self.stop.is_set():
+            await first_of(self.stop, self.bells.full)
+            self.bells.full.clear()
+            if self.stop.is_set() or self.stands_still is not None:
+                continue
+            await self.full_pass()
+            self.bells.push.set()
+
+    async def full_pass(self, force: bool = False) -> Counts | None:
+        """Sweep source and mirror; None when another worker does. Opens the way for pushes."""
+        direct = may_send_directly(self.push.can) and not self.destination.halted
+        self.full = FullPass(
+            self.planner,
+            self.journal,
+            self._current_rules(),
+            self._send_window if direct else None,
+            window=self.window,
+            force=force,
+            stop=self.stop,
+        )
+        try:
+            await self.keep_lists()
+            counts = await self.full.run()
+        finally:
+            self.tally.planned += self.full.counts.sent + self.full.counts.planned
+            self.full = None
+        if counts is not None:
+            await measure(self.planner.pool)
+            log.info("full pass done", looked_at=counts.looked_at, planned=counts.planned)
+        return counts
+
+    # ── Push ────────────────────────────────────────────────────────────────────────────────
+
+    async def pump(self, until_empty: bool) -> None:
+        """Claim and send; the next claim and the last settlement overlap with what is in flight."""
+        self._draining = until_empty
+        async with asyncio.TaskGroup() as group:
+            while not self.stop.is_set():
+                self.bells.push.clear()
+                claim = await self._next_claim()
+                if claim is None or not claim.taken:
+                    if until_empty and not self._busy and await self._finished():
+                        return
+                    await self._rest(claim)
+                    continue
+                if claim.entries or claim.settled:
+                    self._busy += 1
+                    group.create_task(self._carry(claim))
+                if claim.taken < self.rules.traits.batch and not until_empty:
+                    await self._rest(claim)  # there was no more than this: wait for a bell
+
+    async def _next_claim(self) -> Claim | None:
+        """The next claim; None while nothing may be sent."""
+        most = 1 if self.breaker.is_open else self.claims
+        if self._busy >= most or self.stands_still is not None or not self.breaker.may_send:
+            return None
+        rules = self._current_rules()
+        if self.push.can & Can.JOBS:
+            job = await self.journal.claim_job(rules)
+            if job.taken:
+                return job
+        return await self.journal.claim(self.rules.traits.batch, rules)
+
+    async def _rest(self, claim: Claim | None) -> None:
+        due = None if claim is None else await self.journal.next_due()
+        pause = 1.0 if due is None else min(1.0, max(0.01, due))
+        if claim is None and not self._busy:
+            pause = max(0.05, min(1.0, self.breaker.pause or 1.0))
+        await first_of(self.stop, self.bells.push, timeout=pause)
+
+    async def _finished(self) -> bool:
+        """Whether a backfill is over: nothing due or sent, here or at any other worker."""
+        if self.gives_up or self.destination.paused:
+            return True
+        if self._sweeping:
+            return False
+        row = await self.planner.pool.fetchrow(sql.flow.pending, self.destination.id)
+        assert row is not None
+        return not row["due"] and not row["sent"] and not row["windows"]
+
+    async def _carry(self, claim: Claim) -> None:
+        try:
+            pushed = await self.push.attempt(claim)
+            results = await self._learn(pushed)
+            lost = await self.journal.settle(claim, results)
+            self.tally.add(results)
+            await self.erasures.note_sent(results)
+            if pushed.scans:
+                lists = sorted(pushed.scans)
+                await self.planner.pool.execute(sql.scan.ask, self.destination.id, lists)
+            if lost:
+                log.warning("another worker had taken over", contacts=len(lost))
+        finally:
+            self._busy -= 1
+            if self._busy + 1 >= self.claims or self.breaker.is_open or self._draining:
+                self.bells.push.set()  # somebody waits for the place, or for the end
+
+    async def _send_window(self, claim: Claim) -> Sequence[Settled]:
+        while not self.breaker.may_send and not self.gives_up:
+            await first_of(self.stop, timeout=min(1.0, self.breaker.pause))
+        if self.gives_up or self.stands_still is not None:
+            return [handed_back(one) for one in claim.entries]
+        pushed = await self.push.attempt(claim)
+        results = await self._learn(pushed)
+        self.tally.add(results)
+        return results
+
+    # ── What the answers teach ──────────────────────────────────────────────────────────────
+
+    async def _learn(self, pushed: Pushed) -> Sequence[Settled]:
+        if pushed.errors:
+            await self._failed(pushed.errors)
+        elif pushed.succeeded:
+            await self._succeeded()
+        self.push.outages = self.breaker.outages
+        words = self.refusals.judge(pushed.results)
+        if words is None:
+            return pushed.results
+        return await self._halt_creates(words, pushed.results)
+
+    async def _failed(self, errors: Sequence[ProviderError]) -> None:
+        person = next((error for error in errors if error.needs_a_person), None)
+        self.tally.failure = person or errors[0]
+        if person is not None:
+            await self._halt(person)
+            return
+        after = max(error.after for error in errors)
+        if all(isinstance(error, Unintelligible) for error in errors):
+            log.warning("answer not understood", reason=errors[0].reason)
+        if self.breaker.failed(after):
+            log.warning("provider is not available", reason=errors[0].reason)
+
+    async def _succeeded(self) -> None:
+        self.tally.failure = None
+        if self.breaker.succeeded():
+            log.info("provider is back")
+
+    async def _halt(self, refusal: ProviderError) -> None:
+        """Stop the destination, unless a fresh probe says that it was this request alone."""
+        try:
+            findings = await self.push.adapter.check()
+        except ProviderError as error:
+            if not error.needs_a_person:
+                return
+            refusal = error
+        else:
+            errors = [one for one in findings if one.level == "error"]
+            if not errors:
+                return
+            refusal = type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
+        self.tally.failure = refusal
+        self.destination = replace(self.destination, halted=refusal.reason)
+        if await control.halt(self.planner.pool, self.destination.id, refusal.reason):
+            log.error("destination halted", reason=refusal.reason)
+
+    async def _halt_creates(self, words: str, results: Sequence[Settled]) -> Sequence[Settled]:
+        """The same refusal for many contacts running is not about contacts: reject nobody."""
+        reason = f"{CREATES}refused for {len(self.refusals.contacts)} contacts running: {words}"
+        contacts, self.refusals.contacts = sorted(self.refusals.contacts), set()
+        self.destination = replace(self.destination, halted=reason)
+        if await control.halt(self.planner.pool, self.destination.id, reason):
+            log.error("creates halted", reason=words)
+        await control.retry(self.planner.pool, [self.destination.name], contacts)
+        return [
+            one._replace(state="due", outcome="postponed", attempt_used=False, after=60.0)
+            if one.outcome == "rejected" and one.entry.contact_id in contacts
+            else one
+            for one in results
+        ]
+
+    # ── One shot ────────────────────────────────────────────────────────────────────────────
+
+    async def backfill(self, force: bool = False) -> None:
+        """Sweep, and push until nothing is due; the destination has been read before.
+
+        Ends early, with rows left due, where a person is needed or the provider stays away.
+        """
+        with structlog.contextvars.bound_contextvars(destination=self.destination.name):
+            self._sweeping = True
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._sweep(force))
+                await self.pump(until_empty=True)
+
+    async def _sweep(self, force: bool) -> None:
+        try:
+            while not self.gives_up and await self.full_pass(force) is None:
+                await first_of(self.stop, timeout=1.0)  # another worker is at it
+        finally:
+            self._sweeping = False
+            self.bells.push.set()
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether a backfill should leave the rest for later."""
+        since = self.breaker.since
+        away = since is not None and time.monotonic() - since > self.patience
+        return self.stop.is_set() or away or self.destination.halted is not None
+
+
+async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
+    """Return when one of the events is set, or after *timeout* seconds."""
+    if any(event.is_set() for event in events):
+        return
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

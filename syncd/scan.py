@@ -1,0 +1,119 @@
+"""Reading back: what a provider says of people who opted out there.
+
+Whole scans of contacts and lists use the same tables (`scan`, `seen`) through `Can.SCAN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+import structlog
+
+from syncd import sql
+from syncd.db import Connection, Pool, transact
+from syncd.model import Can, Notice, Traits
+
+log = structlog.get_logger()
+
+FEED = "opt_outs"
+
+
+class ReadsOptOuts(Protocol):
+    """What this module needs of an adapter."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]: ...
+
+
+class OptOutReader:
+    """Reads one destination's opt-outs into `opt_out`, from where the last reading stood."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        destination_id: int,
+        name: str,
+        worker_id: int,
+        adapter: ReadsOptOuts,
+        key_name: str | None = None,
+    ) -> None:
+        self.pool = pool
+        self.destination_id = destination_id
+        self.name = name
+        self.worker_id = worker_id
+        self.adapter = adapter
+        self.key_name = key_name  # what `remote` calls the provider's own name of a contact
+
+    @property
+    def can_read(self) -> bool:
+        return bool(self.adapter.traits.can & Can.OPT_OUT)
+
+    async def read(self) -> int:
+        """Read what is new; returns how many opt-outs were noted. Provider errors pass through.
+
+        A reading that is cut off proves nothing: the next one starts where this one did.
+        """
+        if not self.can_read:
+            await self.pool.execute(sql.scan.stamp, self.destination_id)
+            return 0
+        until = await self.pool.fetchval(sql.scan.latest, self.destination_id, FEED)
+        since = None if until is None else datetime.fromisoformat(until)
+        scan = await self.pool.fetchrow(sql.scan.begin, self.destination_id, FEED, self.worker_id)
+        assert scan is not None
+        pages = noted = told = 0
+        async for notices in self.adapter.opt_outs(since):
+            pages, told = pages + 1, told + len(notices)
+            noted += len(await self._note(notices))
+        cursor = orjson.dumps({"until": scan["started_at"]}).decode()
+        counts = orjson.dumps({"pages": pages, "told": told, "noted": noted}).decode()
+        await self.pool.execute(sql.scan.finish, scan["id"], cursor, counts, None)
+        await self.pool.execute(sql.scan.stamp, self.destination_id)
+        if noted:
+            log.info("opt-outs read", destination=self.name, noted=noted)
+        return noted
+
+    async def _note(self, notices: Sequence[Notice]) -> Sequence[Any]:
+        if not notices:
+            return ()
+        if self.key_name is not None:
+            notices = await self._translated(notices)
+        columns = zip(*(_row(one) for one in notices), strict=True)
+        told = [list(column) for column in columns]
+
+        async def work(connection: Connection) -> Sequence[Any]:
+            await connection.fetchrow(sql.plan.lock_feed, self.destination_id)  # addresses stay
+            await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
+            return await connection.fetch(sql.scan.note, self.destination_id, *told)
+
+        return await transact(self.pool, work)
+
+    async def _translated(self, notices: Sequence[Notice]) -> Sequence[Notice]:
+        """The provider's names of contacts as ours, as the mirror remembers them."""
+        named = [one.contact_id for one in notices if one.contact_id is not None]
+        rows = await self.pool.fetch(sql.scan.translate, self.destination_id, self.key_name, named)
+        ours = {row["name"]: row["contact_id"] for row in rows}
+        found = [replace(one, contact_id=ours.get(one.contact_id or "")) for one in notices]
+        return [one for one in found if one.contact_id is not None or one.email is not None]
+
+    async def refresh(self) -> set[str]:
+        """Read now, and name (by contact id and by address) whoever has said no since then."""
+        if not self.can_read:
+            return set()
+        started = await self.pool.fetchval("select clock_timestamp()")
+        if not await self.read():
+            return set()
+        rows = await self.pool.fetch(sql.scan.refused_since, self.destination_id, started)
+        return {value for row in rows for value in row if value is not None}
+
+
+def _row(notice: Notice) -> tuple[Any, ...]:
+    evidence = orjson.dumps(notice.evidence, default=str, option=orjson.OPT_SORT_KEYS).decode()
+    return (
+        notice.contact_id, notice.email, notice.kind, notice.list_id, notice.occurred_at, evidence,
+    )  # fmt: skip
