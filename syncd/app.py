@@ -1,0 +1,171 @@
+"""The composition root: settings in, a running daemon or a finished backfill out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from syncd import control, db, migrate
+from syncd.assemble import Assembled, assemble
+from syncd.control import Destination
+from syncd.db import Pool
+from syncd.errors import ConfigError, Fenced
+from syncd.flow import first_of
+from syncd.outcomes import backoff
+from syncd.secrets import Secrets, sealing_keys
+from syncd.serve import Service
+from syncd.settings import Settings
+from syncd.worker import Worker
+
+log = structlog.get_logger()
+
+# A window brings a hundred thousand small objects, none in a cycle: looking through all that live
+# after every few thousand new ones took a third of a backfill's processor time.
+COLLECT = (100_000, 20, 100)
+STEADY = 30.0  # seconds of service after which a lost database is news again
+
+
+@dataclass(slots=True)
+class App:
+    """What every command works with."""
+
+    settings: Settings
+    url: str
+    pool: Pool
+    secrets: Secrets
+    environ: Mapping[str, str]
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        """A worker with a heartbeat; a lost lease (Fenced) ends whoever runs inside."""
+        s = self.settings
+        worker = Worker(self.pool, s.lease_seconds, s.heartbeat_seconds, s.request_timeout_seconds)
+        await worker.begin()
+        stop = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(worker.keep_alive(stop), name="heartbeat")
+                group.create_task(worker.take_over(stop), name="take over")
+                yield worker
+                stop.set()
+        finally:
+            with suppress(*db.LOST, TimeoutError):
+                await worker.end()
+
+    def assembled(
+        self,
+        destination: Destination,
+        everyone: Sequence[Destination],
+        worker: Worker | None = None,
+    ) -> AbstractAsyncContextManager[Assembled]:
+        return assemble(
+            self.pool, self.settings, self.secrets, self.environ, destination, everyone, worker
+        )
+
+    async def destinations(self, names: Sequence[str] = ()) -> Sequence[Destination]:
+        return await control.destinations(self.pool, names)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, environ: Mapping[str, str] | None = None, *, check: bool = True
+) -> AsyncIterator[App]:
+    """Connect; start the private server first where the settings ask for one.
+
+    check: DatabaseUnreachable unless the schema is the one this version was written for.
+    """
+    environ = os.environ if environ is None else environ
+    gc.set_threshold(*COLLECT)
+    with db.server(settings.database_url) as url:
+        async with db.pool(url, settings.pool_size) as pool:
+            if check:
+                async with pool.acquire() as connection:
+                    await migrate.check_schema(connection)  # type: ignore[arg-type]
+            secrets = Secrets(pool, environ, sealing_keys(environ))
+            yield App(settings, url, pool, secrets, environ)
+
+
+@contextmanager
+def on_signals(told: Callable[[int], None], *numbers: int) -> Iterator[None]:
+    """Call *told* with the number of each of these signals that arrives."""
+    loop = asyncio.get_running_loop()
+    for one in numbers:
+        loop.add_signal_handler(one, told, one)
+    try:
+        yield
+    finally:
+        for one in numbers:
+            loop.remove_signal_handler(one)
+
+
+async def run(
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> int:
+    """The daemon: serve until SIGTERM or SIGINT; returns the exit code.
+
+    SIGHUP lets what is in flight finish, and goes on with the settings that *reread* returns;
+    where those are wrong, it says so and goes on with the old ones.
+    """
+    ended, leave = asyncio.Event(), asyncio.Event()
+
+    def told(number: int) -> None:
+        if number != signal.SIGHUP:
+            ended.set()
+        leave.set()
+
+    with on_signals(told, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        while not ended.is_set():
+            leave.clear()
+            async with opened(settings, environ) as app:
+                await _serve_through_outages(app, leave)
+            if reread is not None and not ended.is_set():
+                settings = _reread(settings, reread)
+    log.info("stopped")
+    return 0
+
+
+def _reread(settings: Settings, reread: Callable[[], Settings]) -> Settings:
+    try:
+        settings = reread()
+    except ConfigError as error:
+        log.error("settings are wrong, the old ones stay", faults=error.faults)
+    else:
+        log.info("settings read again")
+    return settings
+
+
+async def _serve_through_outages(app: App, leave: asyncio.Event) -> None:
+    """A database that goes away is said once, waited for with backoff, and found again."""
+    failures = 0
+    while not leave.is_set():
+        began = time.monotonic()
+        try:
+            await _serve(app, leave, failures)
+        except* (*db.LOST, Fenced) as group:
+            failures = 1 if time.monotonic() - began > STEADY else failures + 1
+            if failures == 1:
+                log.error("lost the database", error=_first(group))
+            await first_of(leave, timeout=backoff(min(failures, 4)))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+async def _serve(app: App, leave: asyncio.Event, failures: int) -> None:
+    async with app.worker() as worker:
+        log.info("the database is back" if failures else "serving", worker=worker.id)
+        await Service(app, worker, leave).run()

@@ -1,0 +1,110 @@
+"""Rows of `command`: what an operator, or another program, asks of the fleet by an INSERT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import structlog
+
+from syncd import control, sql
+from syncd.db import Pool, Row
+from syncd.errors import ConfigError, SyncdError
+from syncd.flow import Flow
+
+log = structlog.get_logger()
+
+Result = Mapping[str, Any]
+
+PATIENCE = 10.0  # seconds that a command waits for a worker which serves its destination
+
+
+class NotServedYet(SyncdError):
+    """The destination's flow does not run here: it is being put together, or cannot be."""
+
+
+class Commands:
+    """Takes open commands, one at a time, and writes down what came of them."""
+
+    def __init__(self, pool: Pool, worker_id: int, flows: Callable[[], Mapping[str, Flow]]) -> None:
+        self.pool = pool
+        self.worker_id = worker_id
+        self.flows = flows
+
+    async def execute_all(self) -> None:
+        """Execute every open command; a faulty one gets its fault as a result."""
+        while row := await self.pool.fetchrow(sql.app.claim_command, self.worker_id):
+            try:
+                result = await self._execute(row)
+                outcome = "done"
+            except NotServedYet:
+                await self.pool.execute(sql.app.put_back_command, row["id"], self.worker_id)
+                return  # another worker may take it; else this one, when its flows have started
+            except SyncdError as error:
+                result, outcome = {"error": str(error)}, "failed"
+            text = orjson.dumps(result, default=str).decode()
+            await self.pool.execute(sql.app.finish_command, row["id"], outcome, text)
+            log.info("command", id=row["id"], kind=row["kind"], outcome=outcome)
+
+    async def _execute(self, row: Row) -> Result:
+        names = [] if row["destination"] is None else [row["destination"]]
+        found = [d.name for d in await control.destinations(self.pool, names)]
+        args = orjson.loads(row["args"])
+        match row["kind"]:
+            case "sync" | "full" | "backfill" | "scan":
+                return await self._wake(row["kind"], found, row["age"])
+            case "retry":
+                return {"due": await control.retry(self.pool, found, _contacts(args))}
+            case "approve":
+                n = await control.approve(
+                    self.pool, _number(args, "plan"), _number(args, "rows"), row["requested_by"]
+                )
+                return {"due": n}
+            case "discard":
+                n = await control.discard(self.pool, _number(args, "plan"), row["requested_by"])
+                return {"dropped": n}
+            case "lift":
+                return await self._lift(args, row["requested_by"])
+            case kind:
+                raise ConfigError(f"{kind!r} is not something this version can do on command")
+
+    async def _wake(self, kind: str, names: Sequence[str], age: float) -> Result:
+        """Ring the bells here; the other workers see what is owed in `feed`."""
+        rung = []
+        for name in names:
+            flow = self.flows().get(name)
+            if kind in ("full", "backfill"):
+                await self.pool.execute(sql.app.owe_full, name)
+            if flow is None:
+                continue
+            rung.append(name)
+            bell = {"sync": flow.bells.plan, "scan": flow.bells.read}.get(kind, flow.bells.full)
+            bell.set()
+        asleep = sorted(set(names) - set(rung))
+        if asleep and kind == "scan" and age < PATIENCE:
+            raise NotServedYet
+        return {"started": rung, "not served here": asleep}
+
+    async def _lift(self, args: Mapping[str, Any], who: str) -> Result:
+        for name in ("email", "reason"):
+            if not isinstance(args.get(name), str) or not args[name].strip():
+                raise ConfigError(f"lift needs args.{name}: who, and why the no does not hold")
+        lifted = await control.lift(self.pool, args["email"], args.get("list"), args["reason"], who)
+        return {"lifted": len(lifted)}
+
+
+def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:
+    value = args.get("contacts")
+    if value is not None and not (
+        isinstance(value, list) and all(isinstance(one, str) for one in value)
+    ):
+        raise ConfigError("args.contacts must be a list of contact ids, as texts")
+    return value
+
+
+def _number(args: Mapping[str, Any], name: str) -> int:
+    value = args.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"args.{name} must be a number, as `syncd status` shows it")
+    return value

@@ -1,0 +1,280 @@
+"""The daemon's inside: flows that follow their control rows, bells, commands, housekeeping."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from syncd import db, sql
+from syncd.assemble import Assembled
+from syncd.commands import Commands
+from syncd.control import Destination
+from syncd.errors import ConfigError, SyncdError
+from syncd.flow import Flow, first_of
+from syncd.schedule import Bells, due_since, parse
+from syncd.upkeep import tidy
+from syncd.worker import Worker
+
+if TYPE_CHECKING:
+    from syncd.app import App
+
+log = structlog.get_logger()
+
+CONFIGURATION = "configuration: "  # how `halted` begins where rows or secrets are wrong
+FOLLOWED = ("paused", "halted", "guard_percent", "guard_floor", "schedule", "read_schedule",
+            "full_schedule", "updated_at")  # fmt: skip
+"""Columns that a running flow takes up as it is; any other change puts it together anew."""
+
+
+@dataclass(slots=True)
+class Served:
+    """One destination's flow, the task that runs it, and what it was made from."""
+
+    destination: Destination
+    made_of: object
+    task: asyncio.Task[None]
+    flow: Flow | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Service:
+    """Serves every destination until told to stop."""
+
+    def __init__(self, app: App, worker: Worker, stop: asyncio.Event) -> None:
+        self.app = app
+        self.worker = worker
+        self.stop = stop
+        self.served: dict[int, Served] = {}
+        self.changed = asyncio.Event()
+        self.bells = Bells(self._bell_failed)
+        self._fault: BaseException | None = None
+        self.commands = Commands(app.pool, worker.id, self.flows)
+        self._told: dict[int, str] = {}  # the last configuration fault logged, by destination
+
+    def flows(self) -> Mapping[str, Flow]:
+        """The flows that run, by destination."""
+        found = {s.destination.name: s.flow for s in self.served.values() if s.flow is not None}
+        return {name: flow for name, flow in found.items() if flow is not None}
+
+    async def run(self) -> None:
+        await self._recover()
+        async with self.bells, asyncio.TaskGroup() as group:
+            group.create_task(self._control_loop(group), name="control")
+            group.create_task(self._listen(), name="listen")
+            group.create_task(self._housekeeping(), name="housekeeping")
+
+    def _bell_failed(self, error: BaseException) -> None:
+        """APScheduler would swallow it: the service ends with it instead."""
+        self._fault = error
+        self.changed.set()
+
+    # ── Control rows ────────────────────────────────────────────────────────────────────────
+
+    async def _control_loop(self, group: asyncio.TaskGroup) -> None:
+        """Notice changed control rows within a second; at the end let the flows drain."""
+        while not self.stop.is_set():
+            self.changed.clear()
+            if self._fault is not None:
+                raise self._fault
+            await self._reconcile(group)
+            await self.commands.execute_all()
+            await first_of(self.stop, self.changed, timeout=self.app.settings.control_poll_seconds)
+        for served in self.served.values():
+            _stop(served)
+        tasks = [served.task for served in self.served.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self.app.settings.drain_seconds)
+            for task in late:
+                task.cancel()
+
+    async def _reconcile(self, group: asyncio.TaskGroup) -> None:
+        rows = await self.app.destinations()
+        sources = {r["name"]: tuple(r) for r in await self.app.pool.fetch(sql.app.sources)}
+        for gone in self.served.keys() - {row.id for row in rows}:
+            _stop(self.served.pop(gone))
+        for row in rows:
+            made_of = await self._made_of(row, sources)
+            served = self.served.get(row.id)
+            if served is not None and not served.task.done():
+                if served.made_of == made_of:
+                    self._follow(served, row)
+                    continue
+                _stop(served)
+                await asyncio.wait([served.task], timeout=self.app.settings.drain_seconds)
+            await self._start(group, row, made_of, rows)
+
+    async def _made_of(self, row: Destination, sources: Mapping[str, object]) -> object:
+        """What the flow depends on; a changed credential lifts a halt."""
+        try:
+            fingerprint = self.app.secrets.fingerprint(await self.app.secrets.get(row.credential))
+        except ConfigError as error:
+            fingerprint = str(error)
+        parts = {
+            name: repr(getattr(row, name)) for name in Destination.__slots__ if name not in FOLLOWED
+        }
+        return (parts, sources.get(row.source), fingerprint, _schedule_faults(row))
+
+    def _follow(self, served: Served, row: Destination) -> None:
+        if served.destination != row:
+            served.destination = row
+            if served.flow is not None:
+                served.flow.follow(row)
+                self._ring(served.flow)
+
+    async def _start(
+        self,
+        group: asyncio.TaskGroup,
+        row: Destination,
+        made_of: object,
+        rows: Any,
+    ) -> None:
+        before = self.served.get(row.id)
+        if before is not None and before.made_of != made_of and row.halted is not None:
+            await self.app.pool.execute(sql.app.clear_halt, row.id, None)
+            row = (await self.app.destinations([row.name]))[0]
+        stop = asyncio.Event()
+        served = Served(row, made_of, None, stop=stop)  # type: ignore[arg-type]
+        served.task = group.create_task(self._serve(served, rows), name=f"flow:{row.name}")
+        self.served[row.id] = served
+
+    async def _serve(self, served: Served, rows: Any) -> None:
+        row = served.destination
+        try:
+            async with self.app.assembled(row, rows, self.worker) as made:
+                await self._serve_assembled(served, made)
+        except* ConfigError as group:
+            await self._misconfigured(served, _all_faults(group))
+        finally:
+            for what in ("plan", "read", "full"):
+                self.bells.silence(f"{row.id}:{what}")
+
+    async def _serve_assembled(self, served: Served, made: Assembled) -> None:
+        flow = made.flow
+        assert flow is not None
+        row = served.destination
+        self._told.pop(row.id, None)
+        if await self.app.pool.fetchval(sql.app.clear_halt, row.id, CONFIGURATION):
+            self.changed.set()
+        if served.stop.is_set():
+            return
+        self._ring(flow)
+        served.flow = flow
+        await self._make_up(flow)
+        try:
+            await flow.run()
+        finally:
+            served.flow = None
+
+    async def _misconfigured(self, served: Served, error: ConfigError) -> None:
+        """Hold the destination with every fault; try again when a row or a secret changes."""
+        row = served.destination
+        reason = CONFIGURATION + "; ".join(error.faults)
+        if self._told.get(row.id) != reason:
+            self._told[row.id] = reason
+            log.error("destination is misconfigured", destination=row.name, faults=error.faults)
+            await self.app.pool.execute(sql.control.halt, row.id, reason)
+        await first_of(served.stop, self.stop, timeout=10.0)
+
+    # ── Bells ───────────────────────────────────────────────────────────────────────────────
+
+    def _ring(self, flow: Flow) -> None:
+        """Bells only ring: each sets an event that a loop waits for."""
+        row = flow.destination
+        rings = (("plan", row.schedule, flow.bells.plan), ("read", row.read_schedule,
+                 flow.bells.read), ("full", row.full_schedule, flow.bells.full))  # fmt: skip
+        for what, text, event in rings:
+
+            async def ring(event: asyncio.Event = event) -> None:
+                event.set()
+
+            self.bells.ring(f"{row.id}:{what}", parse(text), ring)
+
+    async def _make_up(self, flow: Flow) -> None:
+        """A run that was missed while nobody served is made up for, once."""
+        row = flow.destination
+        last = await self.app.pool.fetchrow(sql.app.last_runs, row.id)
+        now = datetime.now(UTC)
+        if last is not None and due_since(parse(row.full_schedule), last["full_at"], now):
+            flow.bells.full.set()
+        if last is not None and due_since(parse(row.read_schedule), last["read_at"], now):
+            flow.bells.read.set()
+
+    async def _listen(self) -> None:
+        """Wake flows by NOTIFY; without it the polls serve."""
+        if not self.app.settings.listen:
+            return
+        while not self.stop.is_set():
+            try:
+                await self._hear()
+            except SyncdError:
+                await first_of(self.stop, timeout=5.0)
+
+    async def _hear(self) -> None:
+        gone = asyncio.Event()
+        connection = await db.connect(self.app.url)
+        connection.add_termination_listener(lambda *_: gone.set())
+        try:
+            await connection.add_listener("syncd_change", self._source_changed)
+            await connection.add_listener("syncd_control", lambda *_: self.changed.set())
+            self.changed.set()  # for what was said before somebody listened
+            await first_of(self.stop, gone)
+        finally:  # at once: it has nothing to lose, and this may be a cancellation
+            connection.terminate()
+
+    def _source_changed(self, *told: Any) -> None:
+        for flow in self.flows().values():
+            if flow.destination.source == told[-1] and flow.destination.schedule == "on change":
+                flow.bells.plan.set()
+
+    # ── Housekeeping ────────────────────────────────────────────────────────────────────────
+
+    async def _recover(self) -> None:
+        """After a restore or failover nothing in flight is certain: doubt it, look at all."""
+        engine = await self.app.pool.fetchrow(sql.plan.engine)
+        if engine is None:
+            return
+        for feed in await self.app.pool.fetch(sql.app.feeds):
+            known = feed["system_identifier"] is not None
+            other = (feed["system_identifier"], feed["timeline"]) != tuple(engine)[:2]
+            ahead = feed["ahead"]
+            if (known and other) or ahead:
+                log.warning("the database was restored or failed over", feed=feed["destination_id"])
+                await self.app.pool.execute(sql.plan.doubt_everything, feed["destination_id"])
+            await self.app.pool.execute(
+                sql.plan.stamp_engine, feed["destination_id"], *tuple(engine)[:2]
+            )
+
+    async def _housekeeping(self) -> None:
+        while not self.stop.is_set():
+            await tidy(self.app.pool, self.app.settings)
+            await first_of(self.stop, timeout=30.0)
+
+
+def _schedule_faults(row: Destination) -> str:
+    """What is wrong with the schedules; a row that has such faults is not followed, but held."""
+    faults = []
+    for text in (row.schedule, row.read_schedule, row.full_schedule):
+        try:
+            parse(text)
+        except ConfigError as error:
+            faults.append(str(error))
+    return "; ".join(faults)
+
+
+def _all_faults(group: BaseExceptionGroup[BaseException]) -> ConfigError:
+    found: list[str] = []
+    for error in group.exceptions:
+        one = _all_faults(error) if isinstance(error, BaseExceptionGroup) else error
+        found += one.faults if isinstance(one, ConfigError) else ()
+    return ConfigError(*dict.fromkeys(found))
+
+
+def _stop(served: Served) -> None:
+    served.stop.set()
+    if served.flow is not None:
+        served.flow.stop.set()
