@@ -1,0 +1,5 @@
+"""`python -m syncd.cli`."""
+
+from syncd.cli import main
+
+main()

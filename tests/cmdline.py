@@ -1,0 +1,68 @@
+"""Run `syncd` as a user does: a process of its own, its output and exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from syncd.sandbox import Handle
+
+PLAIN = {"SYNCD_POLL_SECONDS": "0.05", "SYNCD_CONTROL_POLL_SECONDS": "0.2", "COLUMNS": "200"}
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line of standard output."""
+        return orjson.loads(self.out.splitlines()[-1])
+
+
+def environment(url: str = "", **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SYNCD_", "PG"))}
+    return {**kept, **PLAIN, "SYNCD_DATABASE_URL": url, **more}
+
+
+def secret(sandbox: Handle, name: str = "marketing") -> Mapping[str, str]:
+    return {f"SYNCD_SECRET_{name.upper()}": orjson.dumps(sandbox.state.demo).decode()}
+
+
+async def start(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> Any:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-m", "syncd", *args,
+        env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def done(process: Any) -> Done:
+    out, err = await asyncio.wait_for(process.communicate(), 120)
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def syncd(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> Done:
+    return await done(await start(*args, env=env, cwd=cwd))
+
+
+@asynccontextmanager
+async def daemon(env: Mapping[str, str]) -> AsyncIterator[Any]:
+    """`syncd run` until the block ends; SIGTERM must then end it with 0."""
+    process = await start("run", env=env)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        ended = await done(process)
+        assert ended.code == 0, ended.err
