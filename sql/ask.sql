@@ -1,0 +1,29 @@
+-- name: workers_alive
+select count(*) from syncd.worker where alive_until > now();
+
+-- name: command
+insert into syncd.command (kind, destination, args, requested_by)
+values ($1::text, $2::text, $3::jsonb, $4::text)
+returning id, requested_at;
+
+-- name: outcome
+select outcome, result from syncd.command where id = $1::bigint and finished_at is not null;
+
+-- name: withdraw_command
+-- Whoever asked has given up: a later worker need not do it any more.
+delete from syncd.command where id = $1::bigint and claimed_by is null;
+
+-- name: read_since
+-- How the first reading that began after that moment ended; what it noted.
+select coalesce((s.counts ->> 'noted')::int, 0) as noted, s.error
+  from syncd.scan s
+ where s.destination_id = $1::int and s.feed = 'opt_outs' and s.finished_at is not null
+   and s.started_at >= $2::timestamptz
+ order by s.id
+ limit 1;
+
+-- name: stamped_since
+select read_at >= $2::timestamptz from syncd.feed where destination_id = $1::int;
+
+-- name: standstill
+select paused, halted from syncd.destination where id = $1::int;

@@ -1,0 +1,131 @@
+"""What an operator asks for: a reading of opt-outs, a lifted no; by the daemon, or at once here."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from syncd import control, sql
+from syncd.control import Destination
+from syncd.errors import ConfigError, ProviderError
+from syncd.explain import Explained, explain
+
+if TYPE_CHECKING:
+    from syncd.app import App
+
+
+def who() -> str:
+    """Who asks, for the record: the user and host of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+# ── A reading of opt-outs ───────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Read:
+    """How the reading of one destination ended. noted: opt-outs that were new."""
+
+    done: bool = False
+    noted: int = 0
+    why: str = ""  # it is not done
+    exit_code: int = 0
+
+
+async def scan(app: App, names: Sequence[str], wait: float) -> dict[str, Read]:
+    """Have opt-outs read back now: by a worker if one is alive, else by this process."""
+    chosen = await app.destinations(names)
+    if await app.pool.fetchval(sql.ask.workers_alive):
+        until = time.monotonic() + wait
+        async with asyncio.TaskGroup() as group:
+            tasks = {d.name: group.create_task(_by_worker(app, d, until)) for d in chosen}
+        return {name: task.result() for name, task in tasks.items()}
+    everyone = await app.destinations()
+    return {d.name: await _here(app, d, everyone) for d in chosen}
+
+
+async def _by_worker(app: App, d: Destination, until: float) -> Read:
+    row = await app.pool.fetchrow(sql.ask.command, "scan", d.name, "{}", who())
+    assert row is not None
+    told = False
+    while time.monotonic() < until:
+        if not told and (ended := await app.pool.fetchrow(sql.ask.outcome, row["id"])):
+            result = orjson.loads(ended["result"])
+            if ended["outcome"] != "done":
+                return Read(why=result.get("error", "the worker could not do it"), exit_code=1)
+            told = True
+        if told and (read := await _read_since(app, d, row["requested_at"])):
+            return read
+        await asyncio.sleep(0.1)
+    await app.pool.execute(sql.ask.withdraw_command, row["id"])
+    return Read(why=await _why_not(app, d), exit_code=1)
+
+
+async def _read_since(app: App, d: Destination, then: object) -> Read | None:
+    """The reading that was begun since; None while there is none."""
+    row = await app.pool.fetchrow(sql.ask.read_since, d.id, then)
+    if row is not None:
+        return Read(row["error"] is None, row["noted"], row["error"] or "")
+    if await app.pool.fetchval(sql.ask.stamped_since, d.id, then):
+        return Read(True)  # of a provider whose opt-outs cannot be read
+    return None
+
+
+async def _why_not(app: App, d: Destination) -> str:
+    row = await app.pool.fetchrow(sql.ask.standstill, d.id)
+    if row is not None and row["paused"]:
+        return f"it is paused: `syncd resume {d.name}` first"
+    if row is not None and row["halted"] is not None:
+        return f"it is halted: {row['halted']}. Mend it, then `syncd resume {d.name}`"
+    return "not within the time given: `syncd status` tells when it was read last"
+
+
+async def _here(app: App, d: Destination, everyone: Sequence[Destination]) -> Read:
+    try:
+        async with app.worker() as worker, app.assembled(d, everyone, worker) as made:
+            assert made.flow is not None
+            return Read(True, await made.flow.reader.read())
+    except* (ProviderError, ConfigError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    return Read(why=str(error), exit_code=getattr(error, "exit_code", 1))
+
+
+# ── A no that does not hold ─────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Lifted:
+    """The opt-outs that were closed, those that still hold, and how the person stands now."""
+
+    lifted: list[int]
+    open: list[dict[str, object]]
+    says: dict[str, list[str]]
+
+
+async def lift(app: App, email: str, list_id: str | None, reason: str) -> Lifted:
+    """Close the open opt-outs of an address, for all mail or of one list; into `control_log`."""
+    before = await explain(app, email)
+    closed = await control.lift(app.pool, email, list_id, reason, who(), before.contacts)
+    now = await explain(app, email)
+    first = {name: [v.says[0] for v in verdicts] for name, verdicts in now.destinations.items()}
+    return Lifted(list(closed), _open(now), first)
+
+
+def _open(told: Explained) -> list[dict[str, object]]:
+    keys = ("id", "destination", "kind", "list_id", "email", "occurred_at", "observed_at")
+    rows = told.rows.get("syncd.opt_out", [])
+    return [{key: row.get(key) for key in keys} for row in rows if row["lifted_at"] is None]

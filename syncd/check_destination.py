@@ -1,0 +1,194 @@
+"""`check`, a destination: its row, its credential, its account; and those it shares it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import asyncpg
+
+from syncd import sql
+from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits_of, options_of
+from syncd.control import Destination
+from syncd.errors import ConfigError, ProviderError, Refused
+from syncd.faults import faults_of
+from syncd.model import Finding, Meter
+from syncd.providers import Provider, provider
+from syncd.schedule import parse
+from syncd.secrets import expiry
+from syncd.status_words import EXPIRES_SOON
+from syncd.words import count, listed
+
+if TYPE_CHECKING:
+    from syncd.app import App
+
+EDIT = "mend the row in syncd.destination (or the file, and `syncd apply`)"
+
+
+class Known(NamedTuple):
+    """What could be found out of a destination's row and credential."""
+
+    destination: Destination
+    kind: type[Provider]
+    options: Any
+    scope: str | None  # the account, in clear; None without a credential
+
+
+async def check_row(app: App, d: Destination, told: Set[str]) -> tuple[list[Finding], Known | None]:
+    """Findings about the row and the secret; None where the row cannot be understood at all.
+
+    told: faults of its source that have been told already.
+    """
+    faults = await faults_of(app.pool, app.secrets, d)
+    found = [_fault(d, line) for line in faults if line not in told]
+    found += [*_never(d), *_guard(d), *_stopped(d)]
+    try:
+        kind = provider(d.provider)
+        options = options_of(d, kind)
+    except ConfigError:
+        return found, None
+    if not faults:
+        desired = await desired_of(app.pool, d, kind, options)
+        mapped = ", ".join(f"{f.name} ← {f.column}" for f in desired.fields) or "none"
+        found.append(Finding(d.name, "ok", f"fields: {mapped}"))
+    try:
+        credential = await app.secrets.credential(d.credential, kind.credential_model)
+    except ConfigError:
+        return found, Known(d, kind, options, None)
+    found += _expiry(d, expiry(credential), datetime.now(UTC).date())
+    return found, Known(d, kind, options, kind.scope(options, credential))
+
+
+def _fault(d: Destination, line: str) -> Finding:
+    says = line.removeprefix(f"destination {d.name!r}: ")
+    secret = says.startswith("secret ")
+    return Finding(
+        d.name, "error", says, f"`syncd secret set {d.credential}`" if secret else EDIT, 78
+    )
+
+
+def _never(d: Destination) -> Iterator[Finding]:
+    """Bells that never ring."""
+    missed = {"read_schedule": "opt-outs are never read", "full_schedule": "no full pass is made"}
+    for column, what in missed.items():
+        try:
+            schedule = parse(getattr(d, column))
+        except ConfigError:
+            continue
+        if schedule.every is None and schedule.cron is None:
+            says = f"{column} is 'on change': {what} by the clock"
+            yield Finding(d.name, "warning", says, "set an interval or cron, as '15m'")
+
+
+def _guard(d: Destination) -> Iterator[Finding]:
+    if d.guard_percent >= 100:
+        says = "guard_percent is 100: a mass removal is sent without asking anybody"
+        yield Finding(d.name, "warning", says, "set guard_percent to 10, the default")
+
+
+def _stopped(d: Destination) -> Iterator[Finding]:
+    if d.halted is not None:
+        remedy = f"mend that, then `syncd resume {d.name}`"
+        yield Finding(d.name, "warning", f"halted: {d.halted}", remedy)
+    if d.paused:
+        yield Finding(d.name, "warning", "paused: nothing is sent", f"`syncd resume {d.name}`")
+
+
+def _expiry(d: Destination, day: date | None, today: date) -> Iterator[Finding]:
+    if day is None:
+        return
+    left = (day - today).days
+    remedy = f"get a new credential and `syncd secret set {d.credential}` (with its expires_on)"
+    if left < 0:
+        says = f"secret {d.credential!r} expired on {day}"
+        yield Finding(d.name, "error", says, remedy, Refused.exit_code)
+    elif left <= EXPIRES_SOON:
+        says = f"secret {d.credential!r} expires in {count(left, 'day')}, on {day}"
+        yield Finding(d.name, "warning", says, remedy)
+    else:
+        yield Finding(d.name, "ok", f"secret {d.credential!r} is good until {day}")
+
+
+# ── Accounts that destinations share ────────────────────────────────────────────────────────
+
+
+def check_scopes(known: Sequence[Known], chosen: Set[str]) -> Iterator[Finding]:
+    """Limits are counted by account: of several destinations the smallest hold."""
+    accounts: dict[tuple[str, str], list[Known]] = {}
+    for one in known:
+        if one.scope is not None:
+            accounts.setdefault((one.kind.name, one.scope), []).append(one)
+    for group in accounts.values():
+        if len(group) > 1 and any(one.destination.name in chosen for one in group):
+            yield _limits(group)
+            yield from _same_place(group)
+
+
+def _limits(group: Sequence[Known]) -> Finding:
+    names = [one.destination.name for one in group]
+    limits = {one.destination.name: limits_of(*one[:3]) for one in group}
+    holds = []
+    for name in limits[names[0]]:
+        for what in Meter.__slots__:
+            said = {n: v for n in names if (v := getattr(limits[n][name], what)) is not None}
+            if len(set(said.values())) > 1 or 0 < len(said) < len(names):
+                who = min(said, key=lambda n: said[n])
+                holds.append(f"{name} {what} {said[who]:g} of {who}")
+    says = f"destinations {listed(names)} share one account"
+    if not holds:
+        return Finding("accounts", "ok", f"{says}, and its limits")
+    remedy = "set the same limits for all of them, or leave them out"
+    return Finding("accounts", "warning", f"{says}; the smallest holds: {listed(holds)}", remedy)
+
+
+def _same_place(group: Sequence[Known]) -> Iterator[Finding]:
+    places: dict[str, list[str]] = {}
+    for one in group:
+        place = getattr(one.options, "lists_property", None)
+        place = place or repr(one.options.model_dump(exclude=set(NOT_OF_THE_WIRE), mode="json"))
+        places.setdefault(place, []).append(one.destination.name)
+    for names in places.values():
+        if len(names) > 1:
+            says = f"{listed(names)} write the same place of one account: each undoes the other's"
+            remedy = "give each its own place (as options.lists_property), or make them one"
+            yield Finding("accounts", "warning", says, remedy)
+
+
+# ── The provider itself ─────────────────────────────────────────────────────────────────────
+
+
+async def check_account(
+    app: App, known: Known, everyone: Sequence[Destination], probe: bool
+) -> list[Finding]:
+    """Ask the provider; with *probe* also learn what the account is like (writes a canary)."""
+    name = known.destination.name
+    try:
+        async with app.assembled(known.destination, everyone) as made:
+            found = [replace(f, subject=f"{name}: {f.subject}") for f in await made.adapter.check()]
+            if not any(f.level == "error" for f in found):
+                found.append(await _learned(made, probe))
+    except ConfigError:
+        return []  # told already, where the row was looked at
+    except ProviderError as error:
+        remedy = "try again later" if not error.needs_a_person else "mend it, and check again"
+        return [Finding(name, "error", error.reason, remedy, error.exit_code)]
+    return found
+
+
+async def _learned(made: Assembled, probe: bool) -> Finding:
+    subject, pool = f"{made.destination.name}: account", made.planner.pool
+    if probe:
+        await learn(made)
+    row = await pool.fetchrow(sql.scan.account, made.scope)
+    if row is None or row["credential_hash"] != made.credential.fingerprint:
+        says = "what the account can do is not known yet: found out before the first write"
+        return Finding(subject, "ok", says, "`--probe` finds out now, with a canary")
+    return Finding(subject, "ok", f"known: {row['findings']}")
+
+
+def of_database(subject: str, error: asyncpg.PostgresError) -> Finding:
+    """A question that PostgreSQL would not answer."""
+    remedy = "see sql/roles.sql for the rights that syncd needs"
+    return Finding(subject, "error", f"PostgreSQL: {error}", remedy, ConfigError.exit_code)
