@@ -1,0 +1,382 @@
+"""Addresses as a second key: race 8, and one request in flight for an address (promise 2)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support import World, blocked, gone, holding, many, move, put, rename, world
+
+from syncd.addresses import Claimant, Holder, exchanges, sharers
+from syncd.db import Pool
+from syncd.model import Can, Key
+
+KEYS: list[Key] = ["ours", "address", "remote id"]
+every_key = pytest.mark.parametrize("key", KEYS)
+FIND = Can.FIND
+
+
+async def people(w: World) -> dict[str, str]:
+    """Who has which address at Acme, of those that are mailed."""
+    return {one.owner: one.email for one in w.acme.records.values() if one.subscribed}
+
+
+# ── Shared addresses ────────────────────────────────────────────────────────────────────────
+
+
+@every_key
+async def test_when_the_holder_of_a_shared_address_is_deleted_the_other_one_gets_it(
+    pool: Pool, key: Key
+) -> None:
+    """8: by a keyed pass, not at night; nobody is unsubscribed in between."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test", "c2=s@x.test")
+        await w.hand.drain()
+        assert "shares its address with contact c1" in (await w.hand.row("c2"))["last_error"]
+        await gone(pool, "c1")
+        await w.hand.drain()
+
+        assert await people(w) == {"c2": "s@x.test"}
+        assert await w.hand.rows() == {}
+
+
+@every_key
+async def test_a_shared_address_is_mailed_only_if_all_who_share_it_say_yes(
+    pool: Pool, key: Key
+) -> None:
+    """8: and again as soon as they do, or as whoever said no is gone."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test", "c2=s@x.test", "c3=s@x.test")
+        await pool.execute("update syncd.contact set subscribed = false where id in ('c2', 'c3')")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await pool.execute("update syncd.contact set subscribed = true where id = 'c2'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await gone(pool, "c3")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"s@x.test": "A"}
+        await pool.execute("update syncd.contact set subscribed = false where id = 'c1'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await pool.execute("update syncd.contact set subscribed = true where id = 'c1'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"s@x.test": "A"}
+
+
+@every_key
+async def test_a_full_pass_finds_shared_addresses_in_whatever_window_they_lie(
+    pool: Pool, key: Key
+) -> None:
+    """8: one aggregate, before the first window is read."""
+    async with world(pool, key, FIND) as w:
+        await many(pool, 40)
+        await move(pool, c00001="s@x.test", c00040="s@x.test")
+        await w.hand.full(direct=True, window=5)
+        await w.hand.drain()
+
+        assert len(w.acme.at("s@x.test")) == 1
+        assert (await w.hand.row("c00040"))["state"] == "rejected"
+
+
+# ── Moves ───────────────────────────────────────────────────────────────────────────────────
+
+
+@every_key
+async def test_a_contact_that_moves_to_the_address_of_one_who_is_deleted_stays_mailed(
+    pool: Pool, key: Key
+) -> None:
+    """8: the removal is not sent by address under the one who took it over."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2")
+        await w.hand.drain()
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c2")  # type: ignore[arg-type]
+            await move(connection, c1="c2@x.test")  # type: ignore[arg-type]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c2@x.test": "A"}
+        assert await people(w) == {"c1": "c2@x.test"}
+        assert await w.hand.rows() == {}
+
+
+@every_key
+async def test_a_new_contact_takes_the_address_of_one_who_is_deleted(pool: Pool, key: Key) -> None:
+    """8: without a second record of that address."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c2")
+        await w.hand.drain()
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c2")  # type: ignore[arg-type]
+            await put(connection, "c1=c2@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c2@x.test": "N"}
+        assert await w.hand.rows() == {}
+
+
+@every_key
+@pytest.mark.parametrize("size", [2, 3, 4])
+async def test_contacts_that_exchange_their_addresses_all_arrive(
+    pool: Pool, key: Key, size: int
+) -> None:
+    """8: a swap, and rings; nobody waits for ever, nobody is refused as 'taken'."""
+    async with world(pool, key, FIND) as w:
+        for n in range(size):
+            await put(pool, f"c{n}", first=f"N{n}")
+        await w.hand.drain()
+        await move(pool, **{f"c{n}": f"c{(n + 1) % size}@x.test" for n in range(size)})
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {f"c{(n + 1) % size}@x.test": f"N{n}" for n in range(size)}
+        assert await people(w) == {f"c{n}": f"c{(n + 1) % size}@x.test" for n in range(size)}
+        assert await w.hand.rows() == {}
+
+
+@every_key
+async def test_contacts_that_exchange_their_addresses_one_after_the_other_arrive_too(
+    pool: Pool, key: Key
+) -> None:
+    """8: in between two share an address, and one of them is refused."""
+    async with world(pool, key, FIND) as w:
+        for n in range(3):
+            await put(pool, f"c{n}", first=f"N{n}")
+        await w.hand.drain()
+        for n in range(3):
+            await move(pool, **{f"c{n}": f"c{(n + 1) % 3}@x.test"})
+            await w.hand.plan()
+            await w.hand.step()
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {f"c{(n + 1) % 3}@x.test": f"N{n}" for n in range(3)}
+        assert await w.hand.rows() == {}
+
+
+@every_key
+async def test_lists_follow_the_record_when_addresses_are_exchanged(pool: Pool, key: Key) -> None:
+    """8: what the record is in is what the update has to take it out of."""
+    await pool.execute("insert into syncd.list values ('l1', 'One'), ('l2', 'Two')")
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2")
+        await pool.execute("insert into syncd.membership values ('l1', 'c1'), ('l2', 'c2')")
+        await w.hand.drain()
+        await move(pool, c1="c2@x.test", c2="c1@x.test")
+        await w.hand.drain()
+
+        assert {one.owner: one.lists for one in w.acme.records.values()} == {
+            "c1": {"l1"}, "c2": {"l2"},
+        }  # fmt: skip
+
+
+@every_key
+async def test_a_chain_of_moves_is_sent_in_order(pool: Pool, key: Key) -> None:
+    """8: each waits until the one before it has left its address."""
+    async with world(pool, key, FIND) as w:
+        for n in range(4):
+            await put(pool, f"c{n}", first=f"N{n}")
+        await w.hand.drain()
+        await move(pool, c0="c1@x.test", c1="c2@x.test", c2="c3@x.test", c3="free@x.test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {
+            "c1@x.test": "N0", "c2@x.test": "N1", "c3@x.test": "N2", "free@x.test": "N3",
+        }  # fmt: skip
+        assert await w.hand.rows() == {}
+
+
+@every_key
+async def test_a_chain_of_moves_is_found_by_a_full_pass_too(pool: Pool, key: Key) -> None:
+    """8: where no trigger noted anything, windows apart."""
+    async with world(pool, key, FIND) as w:
+        for n in range(4):
+            await put(pool, f"c{n}", first=f"N{n}")
+        await w.hand.drain()
+        await move(pool, c0="c1@x.test", c1="c2@x.test", c2="c0@x.test", c3="free@x.test")
+        await pool.execute("delete from syncd.change")
+        await w.hand.full(direct=True, window=1)
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {
+            "c1@x.test": "N0", "c2@x.test": "N1", "c0@x.test": "N2", "free@x.test": "N3",
+        }  # fmt: skip
+
+
+@every_key
+async def test_an_address_whose_holder_cannot_be_sent_is_given_up_by_it(
+    pool: Pool, key: Key
+) -> None:
+    """8: c2 moves to an address that c3 holds, and is refused; c1 takes c2's: no wait for ever."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2", "c3")
+        await w.hand.drain()
+        await move(pool, c1="c2@x.test", c2="c3@x.test")
+        await w.hand.drain()
+
+        there = await people(w)
+        assert (there["c1"], there["c3"]) == ("c2@x.test", "c3@x.test")
+        assert {i: row["state"] for i, row in (await w.hand.rows()).items()} == {"c2": "rejected"}
+
+
+@every_key
+async def test_a_contact_becomes_another_ones_address_while_it_is_in_flight(
+    pool: Pool, key: Key
+) -> None:
+    """8: a swap while one of the two is being sent: it is planned once that has settled."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2")
+        await w.hand.drain()
+        await rename(pool, "c1", "B")
+        await w.hand.plan()
+        w.acme.before.clear()
+        sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
+        await w.acme.arrival(2)
+        await move(pool, c1="c2@x.test", c2="c1@x.test")
+        await w.hand.plan()
+        other = await w.another()
+        await other.hurry()
+        assert not (await other.claim()).entries
+        w.acme.before.set()
+        await sending
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c2@x.test": "B", "c1@x.test": "A"}
+
+
+@pytest.mark.parametrize("key", ["address", "remote id"])
+async def test_addresses_are_not_exchanged_with_a_contact_whose_window_is_in_flight(
+    pool: Pool, key: Key
+) -> None:
+    """8 and F: the window's settlement would overwrite the record that it took over."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c2")
+        await w.hand.drain()
+        await put(pool, "c1")
+        w.acme.after.clear()
+        full = asyncio.create_task(w.hand.full(direct=True))
+        await w.acme.arrival(2)
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c2")  # type: ignore[arg-type]
+            await move(connection, c1="c2@x.test")  # type: ignore[arg-type]
+        await w.hand.plan()
+        w.acme.after.set()
+        await full
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c2@x.test": "A"}
+
+
+# ── In flight ───────────────────────────────────────────────────────────────────────────────
+
+
+@every_key
+async def test_an_address_in_flight_is_not_sent_for_another_contact(pool: Pool, key: Key) -> None:
+    """Promise 2: c1 is being created; its address becomes c2's before the answer."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.plan()
+        w.acme.after.clear()
+        sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
+        await w.acme.arrival(1)
+        async with pool.acquire() as connection, connection.transaction():
+            await move(connection, c1="other@x.test")  # type: ignore[arg-type]
+            await put(connection, "c2=s@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.plan()
+        other = await w.another()
+        assert not (await other.claim()).entries
+        w.acme.after.set()
+        await sending
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"other@x.test": "A", "s@x.test": "N"}
+
+
+async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
+    """Promise 2: each has read before the other writes; the unique index decides."""
+    async with world(pool, "ours") as w:
+        await put(pool, "c1=s@x.test", "c2=s@x.test")
+        await pool.execute(  # no pass has met the two together, so nobody knows that they share
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state)"
+            " select $1, id, 'upsert', 1, 'due' from syncd.contact",
+            w.hand.id,
+        )
+        await pool.execute(INTENT)
+        other = await w.another()
+        async with holding(pool, "select pg_advisory_xact_lock(6)"):
+            claiming = [asyncio.create_task(one.claim(1)) for one in (w.hand, other)]
+            await blocked(pool, 2)
+        claims = await asyncio.gather(*claiming)
+
+        assert sum(len(one.entries) for one in claims) == 1
+
+
+INTENT = """
+create function public.stall() returns trigger language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock_shared(6);
+    return new;
+end $$;
+create trigger stall before update on syncd.journal for each row
+    when (new.holds is not null) execute function public.stall();
+"""
+"""A claim waits here, after it has read and before its intent is written."""
+
+
+async def test_rows_that_remember_the_same_address_do_not_stop_every_claim(pool: Pool) -> None:
+    """Promise 2: both were sent under it in an outage; the index is about requests in flight."""
+    async with world(pool, "ours") as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.plan()
+        w.acme.always = 429
+        await w.hand.step()
+        await move(pool, c1="other@x.test")
+        await put(pool, "c2=s@x.test")
+        await w.hand.plan()
+        await pool.execute(
+            "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'c1'"
+        )
+        await w.hand.carry(await w.hand.claim())
+        assert await w.hand.count("email = 's@x.test' and state = 'due'") == 2
+        w.acme.always = None
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"other@x.test": "A", "s@x.test": "A"}
+
+
+# ── Pure ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cycle_is_rotated_and_a_chain_to_a_free_address_is_left_alone() -> None:
+    ring = [
+        Claimant("a", "B", "b", "C"),
+        Claimant("b", "C", "c", "A"),
+        Claimant("c", "A", "a", "B"),
+    ]
+    chain = [Claimant("x", "Y", "y", "Z")]
+
+    assert dict(exchanges([*ring, *chain])) == {"a": "b", "b": "c", "c": "a"}
+
+
+def test_a_chain_that_ends_at_somebody_gone_takes_its_record_over() -> None:
+    chain = [Claimant("a", "B", "b", "C"), Claimant("b", "C", "c", None)]
+
+    assert dict(exchanges(chain)) == {"a": "b", "b": "c", "c": "a"}
+
+
+def test_a_ring_with_a_tail_rotates_the_ring_only() -> None:
+    ring = [
+        Claimant("b", "C", "c", "B"),
+        Claimant("c", "B", "b", "C"),
+        Claimant("a", "C", "c", "B"),
+    ]
+
+    assert dict(exchanges(ring)) == {"b": "c", "c": "b"}
+
+
+def test_whom_the_provider_knows_keeps_the_address_that_is_shared() -> None:
+    group = [Holder("c2", "s", True), Holder("c1", "s", False), Holder("c3", "t", True)]
+
+    found = sharers(group, {"s": "c2"})
+
+    assert [(one.contact_id, one.holder, one.subscribed) for one in found] == [
+        ("c1", "c2", False), ("c2", "c2", False),
+    ]  # fmt: skip

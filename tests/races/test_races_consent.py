@@ -1,0 +1,255 @@
+"""Opt-outs and their leaks, the vanished: races 9 and 15, as far as they concern plan and push."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import support
+from support import gone, move, put, rename, world
+
+from syncd import control
+from syncd.db import Pool
+from syncd.model import Can, Key
+
+FIND = Can.FIND
+REMOTE: Key = "remote id"
+READS = Can.FIND | Can.OPT_OUT
+
+
+async def opt_out(
+    pool: Pool,
+    destination: int,
+    contact: str | None,
+    email: str | None,
+    kind: str = "unsubscribed",
+    at: str = "now()",
+) -> None:
+    await pool.execute(
+        "insert into syncd.opt_out (destination_id, contact_id, email, kind, occurred_at)"
+        f" values ($1, $2, $3, $4, {at})",
+        destination, contact, email, kind,
+    )  # fmt: skip
+
+
+async def test_an_opt_out_at_one_destination_reaches_the_others_at_once(pool: Pool) -> None:
+    """9a: writing it writes `change`, in the same transaction; a keyed pass silences."""
+    async with world(pool) as w:
+        await support.add_destination(pool, "other")
+        other = await w.another("other")
+        await put(pool, "ann")
+        await w.hand.drain()
+        await other.plan()
+        await opt_out(pool, other.id, "ann", "ann@x.test")
+        await w.hand.plan()
+
+        assert (await w.hand.row("ann"))["lane"] == 0
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+
+
+@pytest.mark.parametrize("window", [False, True])
+async def test_an_opt_out_known_by_address_alone_finds_the_contact_that_is_just_being_made(
+    pool: Pool, window: bool
+) -> None:
+    """9a, c: no mirror knows the address yet; the row in flight does."""
+    async with world(pool) as w:
+        other = await support.add_destination(pool, "other")
+        await put(pool, "ann", "bob")
+        w.acme.after.clear()
+        if window:
+            sending = asyncio.create_task(w.hand.full(direct=True))
+        else:
+            await w.hand.plan()
+            sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))  # type: ignore[arg-type]
+        await w.acme.arrival(1)
+        await pool.execute("delete from syncd.change")  # no other reason to look at them
+        await opt_out(pool, other, None, "ann@x.test")
+        await w.hand.plan()
+        w.acme.after.set()
+        await sending
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+
+
+async def test_a_no_stays_with_the_person_when_the_address_changes(pool: Pool) -> None:
+    """9b: it is kept by contact and by address."""
+    async with world(pool) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await opt_out(pool, w.hand.id, "ann", "ann@x.test")
+        await w.hand.drain()
+        await move(pool, ann="new@x.test")
+        await w.hand.drain()
+        await put(pool, "bob=ann@x.test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+
+
+async def test_a_bounce_stays_with_the_address(pool: Pool) -> None:
+    """9b: the person's corrected address is mailed."""
+    async with world(pool) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await opt_out(pool, w.hand.id, "ann", "ann@x.test", "bounced")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await move(pool, ann="new@x.test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"new@x.test": "A"}
+
+
+async def test_an_update_carries_no_subscription_over_a_no_that_nobody_has_read(pool: Pool) -> None:
+    """9c: the flag travels only when it changes; the provider's answer is kept."""
+    async with world(pool, REMOTE, FIND) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await rename(pool, "ann", "B")
+        await w.hand.plan()
+        w.acme.say_no("ann@x.test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+        assert await pool.fetchval("select kind from syncd.opt_out") == "unsubscribed"
+
+
+async def test_the_repeat_after_a_lost_answer_asks_for_consent_too(pool: Pool) -> None:
+    """9d: the look-up that finds the record reads its no."""
+    async with world(pool, REMOTE, FIND) as w:
+        await put(pool, "ann")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        w.acme.say_no("ann@x.test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+        assert await pool.fetchval("select contact_id from syncd.opt_out") == "ann"
+
+
+async def test_what_we_did_ourselves_is_no_observation(pool: Pool) -> None:
+    """9e: withdrawn by us, read back as 'unsubscribed': the honest return is mailed again."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await gone(pool, "ann")
+        await w.hand.drain()
+        now = datetime.now(UTC).isoformat()
+        w.acme.notices = [{"contact_id": "ann", "email": "ann@x.test", "at": now}]
+        assert await w.hand.reader.read() == 0
+        w.acme.notices = []
+        await put(pool, "ann")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+
+
+@pytest.mark.parametrize(
+    ("consented", "occurred", "mailed"),
+    [
+        ("now() - interval '1 h'", "now() - interval '2 h'", True),
+        ("now() - interval '2 h'", "now() - interval '1 h'", False),
+        ("now() + interval '1 h'", "now() - interval '1 h'", False),  # a clock ahead
+        ("null", "now() - interval '1 h'", False),
+        ("now() - interval '1 min'", "null", False),  # only our own look is known: it was later
+    ],
+)
+async def test_consent_counts_if_it_is_newer_than_the_no_and_not_of_the_future(
+    pool: Pool, consented: str, occurred: str, mailed: bool
+) -> None:
+    """9f: by the provider's time where it told."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await opt_out(pool, w.hand.id, "ann", "ann@x.test", at=occurred)
+        await w.hand.drain()
+        await pool.execute(f"update syncd.contact set consented_at = {consented}")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == ({"ann@x.test": "A"} if mailed else {})
+
+
+async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
+    """9f and promise 3: a no given since the last reading is found, and wins."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await pool.execute("update syncd.contact set subscribed = true")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        w.acme.notices = [
+            {"contact_id": "ann", "email": "ann@x.test", "kind": "complained",
+             "at": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}
+        ]  # fmt: skip
+        await pool.execute("update syncd.contact set subscribed = true")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+        assert await pool.fetchval("select kind from syncd.opt_out") == "complained"
+
+
+async def test_a_return_without_any_no_is_mailed_again(pool: Pool) -> None:
+    """9: false to true in the source without an opt-out is a resubscription."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = true")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+
+
+async def test_a_vanished_contact_is_not_made_again_and_stays_its_destinations_affair(
+    pool: Pool,
+) -> None:
+    """15: not mailed there any more; every other destination goes on."""
+    async with world(pool, REMOTE, FIND) as w:
+        await support.add_destination(pool, "other")
+        other = await w.another("other")
+        await put(pool, "ann")
+        await w.hand.drain()
+        w.acme.records.clear()
+        await rename(pool, "ann", "B")
+        await w.hand.drain()
+        await w.hand.full(direct=True)
+        await w.hand.drain()
+
+        assert w.acme.records == {}
+        assert await pool.fetchval("select kind from syncd.opt_out") == "vanished"
+        await other.drain()
+        assert w.acme.mailed() == {"ann@x.test": "B"}
+
+
+async def test_a_vanished_contact_is_brought_back_on_purpose(pool: Pool) -> None:
+    """15: `lift` closes the row, and the next pass creates."""
+    async with world(pool, REMOTE, FIND) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        w.acme.records.clear()
+        await rename(pool, "ann", "B")
+        await w.hand.drain()
+        await control.lift(pool, "Ann@x.test ", None, "asked for it", "test")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "B"}
+
+
+async def test_an_opt_out_wave_is_held_only_by_opt_outs(pool: Pool) -> None:
+    """2: the share is of opt-outs alone, whatever else happened today."""
+    async with world(pool, guard_floor=5, guard_percent=0) as w:
+        await support.many(pool, 20)
+        await w.hand.drain()
+        await gone(pool, *support.ids(1, 11))
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false where id >= 'c00016'")
+        await w.hand.drain()
+
+        assert await w.hand.held() == {"remove": 10}
+        assert len(w.acme.mailed()) == 15
