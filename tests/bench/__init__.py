@@ -1,0 +1,1 @@
+"""What syncd costs against the least that could do the job: `python -m tests.bench --help`."""

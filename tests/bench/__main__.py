@@ -1,0 +1,253 @@
+"""`python -m tests.bench [backfill|nothing|keyed|latency|capture|all …] [--n N] [--pairs P]`.
+
+Starts its own PostgreSQL (fsync on) and a stand-in for the provider; prints one JSON line a
+measurement: the ratio, and both raw sides. Pairs are interleaved, figures are medians. The ideal
+script is found through SYNCD_IDEAL, else beside the repository in shared/perf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from . import bare, latency, server
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SMALL = 100_000
+EMPTY = """
+truncate syncd.mirror, syncd.journal, syncd.delivery, syncd.change, syncd.sharer, syncd.tally,
+         syncd.intent, syncd.run;
+delete from syncd.plan;
+update syncd.feed set position = null, owes_full = true, here = 0, generation = null"""
+
+
+def ideal() -> Path | None:
+    """The ideal script, if it is here."""
+    if told := os.environ.get("SYNCD_IDEAL"):
+        return Path(told)
+    beside = ROOT.parent / "shared" / "perf" / "ideal.py"
+    return beside if beside.is_file() else None
+
+
+@dataclass
+class Bench:
+    """One run of the benches."""
+
+    uri: str
+    postmaster: int
+    port: int
+    n: int
+    pairs: int
+
+    def say(self, what: str, ratio: float | None, **facts: object) -> None:
+        line = {"bench": what, "ratio": None if ratio is None else round(ratio, 3), **facts}
+        print(json.dumps(line), flush=True)
+
+    @property
+    def provider(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environ(self, url: str) -> dict[str, str]:
+        secret = json.dumps({"account_id": "bench", "passcode": "bench"})
+        ours = {"SYNCD_DATABASE_URL": url, "SYNCD_SECRET_BENCH": secret}
+        return {**os.environ, **ours, "BENCH_PROVIDER": self.provider}
+
+    async def seen(self) -> Mapping[str, Any]:
+        """What reached the provider since this was last asked."""
+        async with aiohttp.ClientSession() as s, s.get(f"{self.provider}/_seen") as answer:
+            told: Mapping[str, Any] = await answer.json()
+            return told
+
+    async def process(self, url: str, *command: str) -> dict[str, Any]:
+        """Run a Python process that prints one JSON line; adds what PostgreSQL spent on it."""
+        before = server.busy(self.postmaster)
+        running = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            cwd=ROOT,
+            env=self.environ(url),
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await running.communicate()
+        if running.returncode:
+            raise SystemExit(f"{command} ended with {running.returncode}")
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return {**told, "pg_cpu_s": round(server.busy(self.postmaster) - before, 2)}
+
+    async def syncd(self, url: str, *command: str) -> dict[str, Any]:
+        return await self.process(url, "-m", "tests.bench.runner", *command)
+
+    async def database(self, n: int) -> str:
+        return await server.filled(self.uri, n, self.port)
+
+    async def execute(self, url: str, *statements: str) -> None:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    # ── Backfill ────────────────────────────────────────────────────────────────────────────
+
+    async def ours_filled(self, url: str) -> dict[str, Any]:
+        await self.execute(url, EMPTY, "checkpoint")
+        await self.seen()
+        told = await self.syncd(url, "backfill")
+        connection = await asyncpg.connect(url)
+        here = await connection.fetchval("select count(*) from syncd.mirror where state = 'here'")
+        await connection.close()
+        assert here == (n := await self.size(url)), f"{here} of {n} contacts arrived: {told}"
+        return told
+
+    async def size(self, url: str) -> int:
+        connection = await asyncpg.connect(url)
+        count: int = await connection.fetchval("select count(*) from contacts")
+        await connection.close()
+        return count
+
+    async def ideal_filled(self, url: str, n: int, script: Path) -> dict[str, Any]:
+        await self.execute(url, "checkpoint")
+        arguments = ("--mode", "batch", "--conc", "4", "--n", str(n))
+        return await self.process(
+            url, str(script), *arguments, "--dsn", url, "--url", f"{self.provider}/1/upload"
+        )
+
+    async def backfill(self) -> None:
+        small = await self.database(SMALL)
+        url = await self.database(self.n)
+        if (script := ideal()) is None:
+            print("the ideal script is not here: set SYNCD_IDEAL; no ratios", file=sys.stderr)
+        ours, theirs = [], []
+        for _ in range(self.pairs):
+            if script is not None:
+                theirs.append(await self.ideal_filled(url, self.n, script))
+            ours.append(await self.ours_filled(url))
+        at_small = await self.ours_filled(small)
+        peak = _median(ours, "rss_mb")
+        pairs = list(zip(ours, theirs, strict=False))
+        ratios = [o["wall_s"] / t["wall_s"] for o, t in pairs]
+        spent = [
+            (o["cpu_s"] + o["pg_cpu_s"]) / (t["client_cpu_s"] + t["pg_cpu_s"]) for o, t in pairs
+        ]
+        self.say(
+            "backfill",
+            statistics.median(ratios) if ratios else None,
+            n=self.n,
+            ratios=[round(one, 2) for one in ratios],
+            cpu_ratio=round(statistics.median(spent), 2) if spent else None,
+            syncd={k: _median(ours, k) for k in ("wall_s", "cpu_s", "pg_cpu_s")},
+            ideal={k: _median(theirs, k) for k in ("wall_s", "client_cpu_s", "pg_cpu_s")}
+            if theirs
+            else None,
+        )
+        small_mb = at_small["rss_mb"]
+        self.say("memory", peak / small_mb, n=self.n, peak_mb=peak, peak_mb_at_small=small_mb)
+
+    # ── Nothing changed ─────────────────────────────────────────────────────────────────────
+
+    async def in_step(self, n: int) -> str:
+        """The database, with both mirrors full."""
+        url = await self.database(n)
+        connection = await asyncpg.connect(url)
+        ours = await connection.fetchval("select count(*) from syncd.mirror where state = 'here'")
+        theirs = await connection.fetchval("select count(*) from mirror")
+        await connection.close()
+        if ours != n:
+            await self.ours_filled(url)
+        if theirs != n:
+            await self.execute(url, FILL_MIRROR.format(columns=bare.COLUMNS))
+        await self.execute(url, "vacuum analyze syncd.mirror", "vacuum analyze mirror")
+        return url
+
+    async def nothing(self) -> None:
+        url = await self.in_step(self.n)
+        plain, ours = [], []
+        for _ in range(self.pairs):
+            plain.append(await bare.nothing(url, self.n))
+            await self.seen()
+            ours.append(await self.syncd(url, "pass"))
+            assert not (await self.seen())["records"], "a pass over nothing new sent something"
+        ratios = [o["wall_s"] / p for o, p in zip(ours, plain, strict=True)]
+        self.say(
+            "nothing",
+            statistics.median(ratios),
+            n=self.n,
+            ratios=[round(one, 2) for one in ratios],
+            syncd={k: _median(ours, k) for k in ("wall_s", "cpu_s", "pg_cpu_s", "rss_mb")},
+            bare_s=round(statistics.median(plain), 2),
+        )
+
+    # ── Keyed ───────────────────────────────────────────────────────────────────────────────
+
+    async def keyed(self) -> None:
+        found = {}
+        for n in (SMALL, self.n):
+            url = await self.in_step(n)
+            await self.execute(url, "select syncd.watch('contacts', 'id', 'bench')")
+            found[n] = await self.syncd(url, "keyed", "1000", str(10 * self.pairs))
+            await self.execute(url, "select syncd.unwatch('contacts')", REFILL)
+            self.say("keyed", found[n].pop("ratio"), n=n, **found[n])
+        growth = found[self.n]["keyed_pass_ms"] / found[SMALL]["keyed_pass_ms"]
+        self.say("keyed growth", growth, of=SMALL, to=self.n)
+
+    async def latency(self) -> None:
+        url = await self.in_step(self.n)
+        for what, ratio, facts in await latency.measure(url, self.environ(url), self.pairs):
+            self.say(what, ratio, n=self.n, **facts)
+        await self.execute(url, REFILL)
+
+    async def capture(self) -> None:
+        running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.capture")
+        await running.wait()
+
+
+FILL_MIRROR = """
+truncate mirror;
+insert into mirror (provider, contact_id, digest)
+select 1, c.id, md5(row({columns}, g.l)::text)::uuid
+  from contacts c
+  left join (select contact_id, array_agg(list_id order by list_id) l
+               from memberships group by 1) g on g.contact_id = c.id"""
+REFILL = "truncate mirror"  # contacts were changed: the ideal's mirror is filled anew when needed
+
+
+def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
+    return round(float(statistics.median(one[name] for one in runs)), 2)
+
+
+def main() -> None:
+    names = ("backfill", "nothing", "keyed", "latency", "capture")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])
+    parser.add_argument("--n", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    told = parser.parse_args()
+    chosen = names if "all" in told.what else told.what
+    stub = subprocess.Popen(
+        [sys.executable, str(HERE / "provider.py")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert stub.stdout
+        port = int(stub.stdout.readline())
+        with server.started() as (uri, postmaster):
+            bench = Bench(uri, postmaster, port, told.n, told.pairs)
+            for name in chosen:
+                asyncio.run(getattr(bench, name)())
+    finally:
+        stub.terminate()
+
+
+if __name__ == "__main__":
+    main()
