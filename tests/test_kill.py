@@ -281,30 +281,34 @@ async def test_two_daemons_share_the_work_and_an_outage_holds_neither_up_for_goo
 
 
 async def test_terminated_backends_are_said_once_and_done_without(syncd: Service) -> None:
+    """Whether a termination meets a statement, or idle connections alone, is a matter of luck: in
+    both cases contacts arrive again, and the log does not repeat itself."""
     with seeded("pg_terminate_backend") as rng:
         await filled(syncd, 300)
         box = syncd.boxes["shop"]
         box.set_faults(seed=4, latency_ms=[20, 80])
         changes = await changing(syncd, rng)
         daemon = await syncd.daemon()
+        await until(partial(_answered, box, 1), "first contacts")
         stop = asyncio.Event()
         times = 4  # it waits ever longer between them
         async with asyncio.TaskGroup() as group:
             group.create_task(changes.keep_on(stop))
-            for n in range(times):
+            for _ in range(times):
                 await asyncio.sleep(rng.uniform(0.1, 0.5))
                 ended = await syncd.db.fetchval(
                     "select count(pg_terminate_backend(pid)) from pg_stat_activity"
                     " where datname = current_database() and application_name <> 'the test'"
                 )
                 assert ended
-                await until(partial(_serves_again, daemon, n + 1), "serving again", 40)
+                enough = box.state.ledger.answers["200"] + 5  # some were on their way
+                await until(partial(_answered, box, enough), "answering again", 40)
             stop.set()
         await settled(syncd)
         await syncd.same("shop")
         assert daemon.alive
-        assert len(daemon.told("lost the database")) == 1, daemon.said
-        assert daemon.served == times + 1
+        assert daemon.served <= times + 1
+        assert len(daemon.told("lost the database")) == min(1, daemon.served - 1), daemon.said
 
 
 @contextlib.contextmanager
