@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from syncd.errors import Indivisible, Misconfigured, ProviderError, SyncdError, Unintelligible
 from syncd.model import (
+    APPLIED,
     Absent,
     Answer,
     Applied,
@@ -46,6 +48,7 @@ from syncd.providers.clevertap_translate import (
     email_fault,
     identity_of,
     name_fault,
+    plain,
     refuse_twins,
 )
 
@@ -204,6 +207,9 @@ class CleverTap:
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Uploads, then the address marks, then deletions; a later step's fault tells the truth
         about the earlier ones, and repeating everything is safe."""
+        records = [plain(change, self._rules) for change in changes]
+        if None not in records:
+            return await self._push_plain(changes, records)
         drafts = [drafted(change, self._rules) for change in changes]
         await self._look_first([d for d in drafts if d.looks_first and d.outcome is None])
         refuse_twins(drafts)
@@ -214,6 +220,19 @@ class CleverTap:
         await batches.mark(batch, drafts)
         await batches.delete(batch, [d for d in drafts if d.deletes and d.outcome is None])
         return [d.outcome or _applied(d) for d in drafts]
+
+    async def _push_plain(
+        self, changes: Sequence[Change], records: Sequence[Mapping[str, Any] | None]
+    ) -> Sequence[Outcome]:
+        """A first fill: one record each, and nothing to mark, to look up or to remember."""
+        outcomes: list[Outcome] = [APPLIED] * len(changes)
+        batch = batches.Batch(self._wire)
+        for part, body in batches.bodies(range(len(changes)), records):
+            keys = [changes[number].contact_id for number in part]
+            read = partial(answers.refusals, keys=keys)
+            for position, outcome in (await batch.send(batches.UPLOAD, body, read)).items():
+                outcomes[part[position]] = outcome
+        return outcomes
 
     async def _look_first(self, drafts: Sequence[Draft]) -> None:
         """An upload would make a profile that must not be made: absent stays absent."""
@@ -374,10 +393,7 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
             yield one
 
 
-_APPLIED = Applied()
-
-
 def _applied(draft: Draft) -> Applied:
     if draft.remote is None and not draft.lacking:
-        return _APPLIED
+        return APPLIED
     return Applied(draft.remote, tuple(draft.lacking))

@@ -68,29 +68,29 @@ def halfway(err: ProviderError) -> ProviderError:
 
 async def upload(batch: Batch, drafts: Sequence[Draft], number: int) -> None:
     """Send each draft's record of this round; note the refused ones."""
-    for part, body in _bodies(drafts, [draft.records[number] for draft in drafts]):
+    for part, body in bodies(drafts, [draft.records[number] for draft in drafts]):
         keys = [draft.identity for draft in part]
         refused = await batch.send(UPLOAD, body, lambda answer, keys=keys: refusals(answer, keys))  # type: ignore[misc]
         for position, outcome in refused.items():
             part[position].outcome = outcome
 
 
-def _bodies(
-    drafts: Sequence[Draft], made: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Sequence[Draft], bytes]]:
+def bodies(
+    whose: Sequence[T], made: Sequence[Mapping[str, Any] | None]
+) -> Iterator[tuple[Sequence[T], bytes]]:
     """One body, cut where a request would hold too many records or bytes."""
     if 0 < len(made) <= MOST_RECORDS and len(body := orjson.dumps({"d": made})) <= MOST_BYTES:
-        yield drafts, body
+        yield whose, body
         return
     records = [orjson.dumps(one) for one in made]
     start, size = 0, 0
     for end, record in enumerate(records):
         if end - start == MOST_RECORDS or (size and size + len(record) > MOST_BYTES):
-            yield drafts[start:end], _body(records[start:end])
+            yield whose[start:end], _body(records[start:end])
             start, size = end, 0
         size += len(record) + 1
-    if drafts:
-        yield drafts[start:], _body(records[start:])
+    if whose:
+        yield whose[start:], _body(records[start:])
 
 
 def _body(records: Sequence[bytes]) -> bytes:

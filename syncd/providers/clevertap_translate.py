@@ -62,7 +62,7 @@ class Draft:
 
 def drafted(change: Change, rules: Rules) -> Draft:
     """What one change asks of CleverTap. A fault found here costs no request."""
-    if (record := _plain(change, rules)) is not None:
+    if (record := plain(change, rules)) is not None:
         return Draft(change, change.contact_id, records=[record])
     draft = Draft(change, identity_of(change))
     if fault := identity_fault(draft.identity):
@@ -78,7 +78,7 @@ def drafted(change: Change, rules: Rules) -> Draft:
     return draft
 
 
-def _plain(change: Change, rules: Rules) -> dict[str, Any] | None:
+def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
     """The record of a new, mailable contact of which every value is sent as it is; else None.
 
     Nearly all of a first fill: what `_put` would make, without looking at each thing apart.
@@ -88,28 +88,49 @@ def _plain(change: Change, rules: Rules) -> dict[str, Any] | None:
         return None
     if change.remote or change.doubtful or rules.marker or not change.contact_id.isalnum():
         return None
-    fields, lists = want.fields, sorted(want.lists)
-    if not _all_sound(tuple(fields), rules.lists_property) or not _fits(want.email):
+    data: dict[str, Any] = dict(want.fields)
+    make_name = _plain_names(tuple(data), rules.lists_property)
+    if make_name is None:
         return None
-    for name, value in fields.items():
-        if type(value) is not str or not value.isprintable() or not 0 < len(value) <= SHORT:
+    values = data.values()
+    try:
+        text = "".join(values)
+    except TypeError:
+        return None
+    if not text.isprintable() or not all(values) or max(map(len, values), default=0) > SHORT:
+        return None
+    if "Phone" in data and not _NUMBER.fullmatch(data["Phone"]):
+        return None
+    if make_name:
+        data["Name"] = " ".join([data[one] for one in make_name])
+    email = data["Email"] = want.email
+    if len(email) > SHORT or not email.isprintable() or not _ADDRESS.fullmatch(email):
+        return None
+    if want.lists:
+        lists = _plain_lists(tuple(want.lists))
+        if lists is None:
             return None
-        if name in SHAPED and (name != "Phone" or not _NUMBER.fullmatch(value)):
-            return None
-    data: dict[str, Any] = dict(fields)
-    parts = [data[one] for one in ("First Name", "Last Name") if one in data]
-    if parts and "Name" not in data:
-        data["Name"] = " ".join(parts)
-    data["Email"] = want.email
-    if lists:
-        if len(lists) > MOST_LISTS or not all(map(_is_list_id, lists)):
-            return None
-        data[rules.lists_property] = {"$add": lists}
+        data[rules.lists_property] = lists
     return _record(change.contact_id, data)
 
 
-def _fits(email: str) -> bool:
-    return len(email) <= SHORT and email.isprintable() and _ADDRESS.fullmatch(email) is not None
+@lru_cache(maxsize=256)
+def _plain_names(names: Sequence[str], lists_property: str) -> Sequence[str] | None:
+    """What `Name` is to be made of; None unless every property may be called and sent as it is.
+
+    The mapping is the same for all contacts.
+    """
+    if not _all_sound(names, lists_property) or "DOB" in names:
+        return None
+    return [one for one in ("First Name", "Last Name") if one in names and "Name" not in names]
+
+
+@lru_cache(maxsize=65_536)
+def _plain_lists(ids: Sequence[str]) -> Mapping[str, Sequence[str]] | None:
+    """How these are added; None unless a profile can hold them all."""
+    if len(ids) > MOST_LISTS or not all(map(_is_list_id, ids)):
+        return None
+    return {"$add": sorted(ids)}
 
 
 def identity_of(change: Change) -> str:
