@@ -12,17 +12,6 @@ select pg_advisory_xact_lock(1937337955, $1::int);
 update syncd.journal set again = true
  where destination_id = $1::int and contact_id = any($2::text[]) and state = 'sent';
 
--- name: contested
--- Which of a window's addresses are, old or new, in flight for somebody else.
-select f.holds as email from syncd.journal f
- where f.destination_id = $1::int and f.state = 'sent' and f.holds = any($2::text[])
-union
-select h.email
-  from syncd.mirror h
-  join syncd.journal f on f.destination_id = h.destination_id and f.contact_id = h.contact_id
-                      and f.state = 'sent'
- where h.destination_id = $1::int and h.email = any($2::text[]);
-
 -- name: claim_job
 select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes, batch_cap, force,
        receipt, planned_at, sent_lists, silenced
@@ -326,39 +315,3 @@ select extract(epoch from min(first.due_at) - clock_timestamp())::float8
       where j.destination_id = $1::int and j.lane = l.lane and j.state = 'due'
       order by j.due_at
       limit 1) first;
-
--- name: begin_intent
-insert into syncd.intent (destination_id, claim, lo, hi, claimed_by)
-values ($1::int, nextval('syncd.claim_number'), $2::text, $3::text, $4::bigint)
-returning claim;
-
--- name: fill_intent
-update syncd.intent set ids = $3::text[], addresses = $4::text[], lists = $5::text[]
- where destination_id = $1::int and claim = $2::bigint
-returning claim;
-
--- name: lock_intent
-select claim from syncd.intent where destination_id = $1::int and claim = $2::bigint for update;
-
--- name: end_intent
-delete from syncd.intent where destination_id = $1::int and claim = $2::bigint;
-
--- name: orphaned_intents
-select claim, ids, addresses, lists from syncd.intent
- where destination_id = $1::int and claimed_by = $2::bigint
- order by claim
-   for update;
-
--- name: doubt_window
--- What a dead worker's window was about to send: due and doubtful, whatever the source says now.
-insert into syncd.journal as j
-       (destination_id, contact_id, wish, lane, state, doubtful, email, sent_lists, last_error)
-select $1::int, u.contact_id, 'upsert', 3, 'due', true, u.email, $4::text[],
-       'the worker that had it died'
-  from unnest($2::text[], $3::text[]) u (contact_id, email)
- order by u.contact_id
-on conflict (destination_id, contact_id) do update
-   set doubtful = true, again = j.state = 'sent',
-       email = case when j.state = 'sent' then j.email else excluded.email end,
-       sent_lists = j.sent_lists || excluded.sent_lists,
-       state = case when j.state in ('rejected', 'held') then 'due' else j.state end;

@@ -227,15 +227,17 @@ update syncd.run set finished_at = clock_timestamp(), counts = $2::jsonb, error 
  where id = $1::bigint;
 
 -- name: end_pass
--- Folds what settlements told of `here` into the exact number that the pass has counted.
+-- Counts who is there, in the place of what settlements told: of both by one snapshot, so that no
+-- settlement beside it is counted twice, or not at all.
 with folded as (
     delete from syncd.tally
      where destination_id = $1::int
        and (kind = 'here' or at < now() - interval '25 hours')
 )
 update syncd.feed
-   set pass_run = null, pass_by = null, here = $3::bigint,
-       owes_full = owes_full or not $4::boolean
+   set pass_run = null, pass_by = null, owes_full = owes_full or not $3::boolean,
+       here = (select count(*) from syncd.mirror
+                where destination_id = $1::int and state in ('here', 'adopted'))
  where destination_id = $1::int and pass_run = $2::bigint
 returning destination_id;
 
@@ -243,8 +245,9 @@ returning destination_id;
 select count(*) from syncd.mirror where destination_id = $1::int and state in ('here', 'adopted');
 
 -- name: here_moved_since
-select exists (select 1 from syncd.tally
-                where destination_id = $1::int and kind = 'here' and at >= $2::timestamptz);
+-- By how many, there or away.
+select coalesce(sum(abs(n)), 0)::bigint from syncd.tally
+ where destination_id = $1::int and kind = 'here' and at >= $2::timestamptz;
 
 -- name: mirror_window
 select contact_id from syncd.mirror
@@ -253,8 +256,10 @@ select contact_id from syncd.mirror
  limit $3::int;
 
 -- name: journal_window
+-- What is held to be removed is known to be gone.
 select contact_id from syncd.journal
- where destination_id = $1::int and contact_id > $2::text and state in ('rejected', 'held')
+ where destination_id = $1::int and contact_id > $2::text
+   and (state = 'rejected' or (state = 'held' and wish <> 'remove'))
  order by contact_id
  limit $3::int;
 

@@ -61,10 +61,15 @@ class Refusals:
     words: str = ""
     contacts: set[str] = field(default_factory=set)
 
-    def judge(self, results: Sequence[Settled]) -> str | None:
-        """Count creates that were refused; the words, once they have been said too often."""
+    def judge(self, results: Sequence[Settled], since: int | None = None) -> str | None:
+        """Count creates that were refused; the words, once they have been said too often.
+
+        since: where the results begin that came after a success; None: there was none beside them.
+        """
         said: str | None = None
-        for one in results:
+        if since is not None:
+            self.words, self.contacts = "", set()
+        for one in results[since or 0 :]:
             if one.outcome != "rejected" or one.status is None:
                 if self.words and one.outcome in ("created", "updated"):
                     self.words, self.contacts = "", set()

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from syncd.desired import Desired
+from syncd.desired import Desired, Field, literal
+
+SCALARS = frozenset(("bool", "int2", "int4", "int8", "float4", "float8", "numeric"))
+"""Column types that travel as what they are; every other one travels as text."""
 
 _MIRROR = """
   full join (
@@ -74,7 +77,7 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
  cross join lateral (select {self._in_window} as in_window offset 0) w
  where m.digest is distinct from d.digest or m.state is distinct from 'here'
-    or j.state is not null or w.in_window or $3::boolean"""
+    or m.digest is null or j.state is not null or w.in_window or $3::boolean"""
 
     _states = """m.state as m_state, m.digest as m_digest, m.email as m_email,
        m.subscribed as m_subscribed, j.state as j_state, j.digest as j_digest, j.wish as j_wish"""
@@ -84,13 +87,58 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
         """What a full pass looks at: ids from $1 to $2, $3 whether to force.
 
         Rows as `by_keys`, with the whole desired contact and `holder`, the other contact (if any)
-        whose mirror row has the wanted address. `matched` counts the window's contacts that the
-        mirror knows as here; it stands in the row whose contact_id is null.
+        whose mirror row, or request in flight, has the wanted address. `matched` counts the
+        window's contacts that the mirror knows as here; it stands in every row, and in one whose
+        contact_id is null where nothing differs.
         """
+        return self._window("false", "")
+
+    @cached_property
+    def staging(self) -> str:
+        """As `by_window`; whoever is new there (`is_new`) is staged under claim $4.
+
+        New: nothing but a create is to be done, wanted, mailable, its address free. $5: whether a
+        contact must be in a list; $6: what `remote` calls the value of the key column, or null.
+        """
+        pairs = [(literal(f.name), self._stored(n, f)) for n, f in enumerate(self.desired.fields)]
+        if pairs and all(map(self._is_text, self.desired.fields)):
+            names, values = (",".join(column) for column in zip(*pairs, strict=True))
+            fields = f"jsonb_object(array[{names}]::text[], array[{values}]::text[])"
+        else:
+            fields = f"jsonb_build_object({', '.join(f'{n}, {v}' for n, v in pairs)})"
+        is_new = """k.fault is null and k.subscribed and coalesce(k.m_state, 'absent') = 'absent'
+           and k.m_digest is distinct from k.digest and k.j_state is null
+           and not coalesce(k.moved_to in (select t.email from taken t), false)
+           and (not $5::boolean or k.ids <> '{}') and ($6::text is null or k.remote_key <> '')"""
+        stage = f""", staged as (
+    insert into syncd.staged
+           (destination_id, claim, contact_id, email, fields, lists, remote, digest)
+    select {self.desired.destination_id}, $4::bigint, k.contact_id, k.address, {fields}, k.lists,
+           case when $6::text is not null then jsonb_build_object($6::text, k.remote_key) end,
+           k.digest
+      from differs k where {is_new}
+)"""
+        return self._window(is_new, stage)
+
+    def _is_text(self, field: Field) -> bool:
+        kind = self.desired.source.contact.columns[field.column].type
+        return not field.is_json and kind not in SCALARS
+
+    @staticmethod
+    def _stored(number: int, field: Field) -> str:
+        """A field as `mirror.fields` keeps it: nested data as text, as they travel."""
+        if not field.is_json:
+            return f"k.f{number}"
+        value = f"k.f{number}::jsonb"
+        nested = f"jsonb_typeof({value}) in ('object', 'array')"
+        return f"case when {nested} then to_jsonb(k.f{number}) else {value} end"
+
+    def _window(self, is_new: str, stage: str) -> str:
         fields = "".join(f", k.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
         own = fields.replace("k.", "d.")
         ids = "array(select d.contact_id from d)"
+        moved = "array(select k.moved_to from differs k where k.moved_to is not null)::text[]"
         return f"""
 with d as materialized (
     select d.contact_id, d.email{own}, d.ids, d.list_names, d.subscribed, d.remote_key, d.fault,
@@ -100,40 +148,35 @@ with d as materialized (
     select m.contact_id, m.state as m_state, m.digest as m_digest, m.email as m_email,
            m.subscribed as m_subscribed
       from syncd.mirror m
-     where m.destination_id = {destination}
-       and m.contact_id = any(array(select d.contact_id from d))
+     where m.destination_id = {destination} and m.contact_id = any({ids})
 ), differs as materialized (
-    select k.*, lower(k.email) as address, m.m_state, m.m_digest, m.m_email, m.m_subscribed,
-           j.state as j_state, j.digest as j_digest, j.wish as j_wish
-      from d k full join m on m.contact_id = k.contact_id {self._journal(ids)}
-     where m.m_digest is distinct from k.digest or m.m_state not in ('here', 'absent')
-        or j.state is not null or $3::boolean
-), moved as materialized (
-    select array_agg(k.address) as addresses
-      from differs k where k.address is distinct from k.m_email
-)
-select k.contact_id, k.email as raw_email, k.address as email{fields}, k.ids::text[] as lists,
+    select k.*, k.ids::text[] as lists,
+           case when k.address is distinct from k.m_email then k.address end as moved_to
+      from (
+        select k.*, lower(k.email) as address, m.m_state, m.m_digest, m.m_email, m.m_subscribed,
+               j.state as j_state, j.digest as j_digest, j.wish as j_wish
+          from d k full join m on m.contact_id = k.contact_id {self._journal(ids)}
+         where m.m_digest is distinct from k.digest or m.m_state not in ('here', 'absent')
+            or j.state is not null or $3::boolean
+        offset 0) k
+), taken as materialized (
+    select t.email, min(t.contact_id) as holder
+      from (select h.email, h.contact_id from syncd.mirror h
+             where h.destination_id = {destination} and h.email = any({moved})
+            union all
+            select f.holds, f.contact_id from syncd.journal f
+             where f.destination_id = {destination} and f.state = 'sent'
+               and f.holds = any({moved})) t
+     group by 1
+){stage}
+select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
        k.subscribed, k.list_names, k.remote_key, k.fault, k.digest, true as wanted, k.m_state,
        k.m_digest, k.m_email, k.m_subscribed, k.j_state, k.j_digest, k.j_wish, false as in_window,
-       case when k.address is distinct from k.m_email then coalesce(
-           case when k.address in (
-               select h.email from syncd.mirror h
-                where h.destination_id = {destination}
-                  and h.email = any((select addresses from moved)::text[])) then (
-               select h.contact_id from syncd.mirror h
-                where h.destination_id = {destination} and h.email = k.address
-                  and h.contact_id <> k.contact_id limit 1) end,
-           case when k.address in (
-               select f.holds from syncd.journal f
-                where f.destination_id = {destination} and f.state = 'sent'
-                  and f.holds = any((select addresses from moved)::text[])) then (
-               select f.contact_id from syncd.journal f
-                where f.destination_id = {destination} and f.holds = k.address
-                  and f.state = 'sent' limit 1) end) end as holder,
+       t.holder, {is_new} as is_new,
        (select count(*) from m where m.m_state in ('here', 'adopted')) as matched,
        (select count(*) from d) as total
   from (select 1) one
-  left join differs k on true"""
+  left join (differs k full join taken t on t.email = k.moved_to) on true"""
 
     @cached_property
     def for_claim(self) -> str:

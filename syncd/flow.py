@@ -20,6 +20,7 @@ from syncd.control import Destination
 from syncd.decide import Rules
 from syncd.erasure import Erasures
 from syncd.errors import ProviderError, Unintelligible
+from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass, may_send_directly
 from syncd.journal import Claim, Journal, Settled
 from syncd.lists import Lists
@@ -53,8 +54,10 @@ class Tally:
     failure: ProviderError | None = None  # the last one, until a success
     planned: int = 0  # differences that passes found
 
-    def add(self, results: Sequence[Settled]) -> None:
-        for outcome, n in Counter(one.outcome for one in results).items():
+    def add(self, results: Sequence[Settled], created: int = 0) -> None:
+        counted = Counter(one.outcome for one in results)
+        counted["created"] += created
+        for outcome, n in (+counted).items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + n
 
 
@@ -299,15 +302,15 @@ class Flow:
             if self._busy + 1 >= self.claims or self.breaker.is_open or self._draining:
                 self.bells.push.set()  # somebody waits for the place, or for the end
 
-    async def _send_window(self, claim: Claim) -> Sequence[Settled]:
+    async def _send_window(self, fresh: Fresh) -> Pushed:
         while not self.breaker.may_send and not self.gives_up:
             await first_of(self.stop, timeout=min(1.0, self.breaker.pause))
         if self.gives_up or self.stands_still is not None:
-            return [handed_back(one) for one in claim.entries]
-        pushed = await self.push.attempt(claim)
-        results = await self._learn(pushed)
-        self.tally.add(results)
-        return results
+            return Pushed([handed_back(one) for one in fresh.entries()])
+        pushed = await self.push.attempt_fresh(fresh)
+        pushed.results = list(await self._learn(pushed))
+        self.tally.add(pushed.results, created=pushed.plain)
+        return pushed
 
     # ── What the answers teach ──────────────────────────────────────────────────────────────
 
@@ -317,7 +320,7 @@ class Flow:
         elif pushed.succeeded:
             await self._succeeded()
         self.push.outages = self.breaker.outages
-        words = self.refusals.judge(pushed.results)
+        words = self.refusals.judge(pushed.results, pushed.since if pushed.plain else None)
         if words is None:
             return pushed.results
         return await self._halt_creates(words, pushed.results)

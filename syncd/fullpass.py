@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 
 import orjson
 import structlog
@@ -21,15 +21,17 @@ from syncd import sql
 from syncd.addresses import Holder
 from syncd.control import release_decided
 from syncd.db import Connection, Row, transact
-from syncd.decide import Entry, Release, Rules, person
-from syncd.errors import Fenced
-from syncd.journal import Claim, Journal, Settled
-from syncd.model import Can, Change, Verb
+from syncd.decide import Rules
+from syncd.fresh import Fresh
+from syncd.journal import Journal
+from syncd.model import Can
 from syncd.plan import Planner, castable
+from syncd.push import Pushed
+from syncd.window import Windows
 
 log = structlog.get_logger()
 
-Send = Callable[[Claim], Awaitable[Sequence[Settled]]]
+Send = Callable[[Fresh], Awaitable[Pushed]]
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class Counts:
     planned: int = 0
     held: int = 0
     matched: int = 0
+    made: int = 0  # by windows, that were not there before
     differing: int = 0
     removals: int = 0
 
@@ -48,7 +51,7 @@ class Counts:
         return orjson.dumps({name: getattr(self, name) for name in self.__slots__}).decode()
 
 
-@dataclass(slots=True)
+@dataclass
 class FullPass:
     """One full pass of one destination by one worker."""
 
@@ -66,6 +69,10 @@ class FullPass:
     @property
     def _me(self) -> int:
         return self.planner.destination.id
+
+    @cached_property
+    def _windows(self) -> Windows:
+        return Windows(self.journal, self.rules.traits.needs_list, self.rules.key_name)
 
     async def run(self) -> Counts | None:
         """Sweep; None when another live worker is at it. Stopped half-way it is owed again."""
@@ -118,8 +125,7 @@ class FullPass:
 
     async def _end(self, connection: Connection, run_id: int, complete: bool) -> None:
         await connection.fetchrow(sql.plan.lock_feed, self._me)
-        here = await connection.fetchval(sql.plan.count_here, self._me)
-        if await connection.fetchval(sql.plan.end_pass, self._me, run_id, here, complete) is None:
+        if await connection.fetchval(sql.plan.end_pass, self._me, run_id, complete) is None:
             log.warning("full pass was taken over", destination=self.planner.destination.name)
         elif complete:
             self.counts.held = await self.planner.decide_open_plans(connection)
@@ -171,104 +177,49 @@ class FullPass:
                 group.create_task(one(first, last))
 
     async def _window(self, run_id: int, first: str, last: str) -> None:
-        number = await self.planner.pool.fetchval(
-            sql.journal.begin_intent, self._me, first, last, self.journal.worker_id
-        )
-        rows = await self._read(first, last)
-        fresh = [] if self.send is None else [r for r in rows if self._sendable(r)]
-        claim = self._claim(number, fresh)
-        direct = set(claim.contact_ids)
-        rest = [row for row in rows if row["contact_id"] not in direct]
+        number = await self._windows.begin(first, last)
+        rows = await self._read(number, first, last)
+        fresh = Fresh(number)
+        fresh.take([row for row in rows if row["is_new"]], self.rules, self._addresses)
+        left_out = set(fresh.left_out)
+        rest = [row for row in rows if not row["is_new"] or row["contact_id"] in left_out]
         plain = [row for row in rest if row["holder"] is None]
         rivals = sorted(row["contact_id"] for row in rest if row["holder"] is not None)
         if plain:
             await transact(self.planner.pool, lambda c: self._plan(c, plain, run_id, number))
         if rivals:  # apart: their addresses are locked before anything is written (races 19)
             await transact(self.planner.pool, lambda c: self._plan_keys(c, rivals, run_id, number))
-        if not claim.entries or self.send is None:
-            await self.planner.pool.execute(sql.journal.end_intent, self._me, number)
-            return
-        await self._send(claim)
+        if fresh.rows and self.send is not None:
+            await self._send(fresh, self.send)
+        else:
+            await self._windows.finish(number)
 
-    async def _read(self, first: str, last: str) -> Sequence[Row]:
-        async def work(connection: Connection) -> Sequence[Row]:
-            await connection.execute("set local plan_cache_mode = force_custom_plan")
-            return await connection.fetch(self.planner.compare.by_window, first, last, self.force)
-
-        rows = await transact(self.planner.pool, work)
+    async def _read(self, number: int, first: str, last: str) -> Sequence[Row]:
+        stages = self.send is not None
+        rows = await self._windows.read(number, first, last, force=self.force, stages=stages)
         self.counts.looked_at += rows[0]["total"]
         self.counts.matched += rows[0]["matched"]
-        differing = [row for row in rows if row["contact_id"] is not None]
-        self.counts.differing += len(differing)
-        return differing
+        if rows[0]["contact_id"] is None:
+            return ()
+        self.counts.differing += len(rows)
+        return rows
 
-    def _sendable(self, row: Row) -> bool:
-        """Whether nothing but a create is to be done: new, wanted, mailable, its address free."""
-        return (
-            row["fault"] is None
-            and row["subscribed"]
-            and row["m_state"] in (None, "absent")
-            and row["m_digest"] != row["digest"]
-            and row["j_state"] is None
-            and row["holder"] is None
-            and row["email"] not in self._addresses
-            and (bool(row["lists"]) or not self.rules.traits.needs_list)
-            and (bool(row["remote_key"]) or self.rules.key_name is None)
-        )
-
-    def _claim(self, number: int, rows: Sequence[Row]) -> Claim:
-        claim = Claim(number=number, window=True)
-        for row in rows:
-            want = person(row, self.rules)
-            if isinstance(want, Release) or row["email"] in self._addresses:
-                continue
-            self._addresses.add(row["email"])
-            remote = {self.rules.key_name: row["remote_key"]} if self.rules.key_name else None
-            change = Change(row["contact_id"], Verb.PUT, want, None, remote, True, False)
-            known = row["m_state"]
-            claim.entries.append(
-                Entry(
-                    change[0], change, row["digest"], row["email"], 1, 0, known, row["lists"], True
-                )
-            )
-        claim.taken = len(claim.entries)
-        return claim
-
-    async def _send(self, claim: Claim) -> None:
-        """The intent with its ids is on disk before the first request leaves."""
-        assert self.send is not None
-        emails = [one.email for one in claim.entries]
+    async def _send(self, fresh: Fresh, send: Send) -> None:
+        emails = [row["email"] for row in fresh.rows]
         try:
-            await transact(self.planner.pool, partial(self._fill, claim))
-            results = await self.send(claim)
-            await self.journal.settle(claim, results)
-            self.counts.sent += len(results)
+            await self._windows.fill(fresh)
+            pushed = await send(fresh) if fresh.rows else Pushed([])
+            await self._windows.settle(fresh, pushed)
+            self.counts.sent += len(fresh.rows)
+            self.counts.made += pushed.plain + sum(one.here for one in pushed.results)
         finally:
             self._addresses.difference_update(emails)
-
-    async def _fill(self, claim: Claim, connection: Connection) -> None:
-        """Write the intent down; who would share an address with a request in flight is left to
-        the feed. Claims and windows take turns, so each sees what the other has in flight."""
-        await connection.execute(sql.journal.claim_turn, self._me)
-        await self._still_ours(connection, claim.number)
-        emails = [one.email for one in claim.entries]
-        rows = await connection.fetch(sql.journal.contested, self._me, emails)
-        contested = {row["email"] for row in rows}
-        late = [one.contact_id for one in claim.entries if one.email in contested]
-        if late:
-            await connection.execute(sql.plan.note_changes, self.journal.source, late)
-        claim.entries = [one for one in claim.entries if one.email not in contested]
-        emails = [one.email for one in claim.entries]
-        lists = sorted({list_id for one in claim.entries for list_id in one.lists})
-        await connection.execute(
-            sql.journal.fill_intent, self._me, claim.number, claim.contact_ids, emails, lists
-        )
 
     async def _plan(
         self, connection: Connection, rows: Sequence[Row], run_id: int, number: int
     ) -> None:
         await connection.fetchrow(sql.plan.lock_feed, self._me)
-        await self._still_ours(connection, number)
+        await self._windows.check(connection, number)
         planned = self.planner.classified(rows, full=True, force=self.force)
         await self.planner.journal(connection, planned, run_id, force=self.force)
         self.counts.planned += len(planned)
@@ -277,14 +228,9 @@ class FullPass:
         self, connection: Connection, keys: Sequence[str], run_id: int, number: int
     ) -> None:
         await connection.fetchrow(sql.plan.lock_feed, self._me)
-        await self._still_ours(connection, number)
+        await self._windows.check(connection, number)
         done = await self.planner.plan_keys(connection, keys, full_run=run_id, force=self.force)
         self.counts.planned += done.planned
-
-    async def _still_ours(self, connection: Connection, number: int) -> None:
-        """What was read is only good while the intent stands: without it, nobody waited for us."""
-        if await connection.fetchval(sql.journal.lock_intent, self._me, number) is None:
-            raise Fenced("a window of this full pass was taken over by another worker")
 
     # ── Second sweep: the mirror ────────────────────────────────────────────────────────────
 
@@ -328,9 +274,11 @@ class FullPass:
                 await self.planner.pool.execute(sql.plan.note_changes, self.journal.source, gone)
 
     async def _all_matched(self, started: datetime) -> bool:
+        """Whether everybody there was met in the source: counted then, or made by our windows, and
+        by nobody else since."""
         moved = await self.planner.pool.fetchval(sql.plan.here_moved_since, self._me, started)
         here = await self.planner.pool.fetchval(sql.plan.count_here, self._me)
-        return not moved and bool(here == self.counts.matched)
+        return bool(moved == self.counts.made and here == self.counts.matched + self.counts.made)
 
     async def _mirror_window(self, after: str) -> list[str]:
         rows = await self.planner.pool.fetch(sql.plan.mirror_window, self._me, after, self.window)

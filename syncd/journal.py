@@ -34,7 +34,7 @@ class Claim:
     settled: list[Settle] = field(default_factory=list)
     taken: int = 0  # rows marked; more than the entries where some were dropped or released
     receipt: Mapping[str, Any] | None = None
-    window: bool = False  # entries of a full pass's window: no journal rows of their own
+    window: bool = False  # of a full pass: its entries have no journal rows of their own
 
     @property
     def contact_ids(self) -> Sequence[str]:
@@ -170,9 +170,8 @@ class Journal:
         if not results:
             return ()
         ordered = sorted(results, key=lambda one: one.entry.contact_id)
-        makes_rows = claim.window and any(one.state != "done" for one in ordered)
         lost = await transact(
-            self.pool, lambda c: self._settle(c, claim, ordered, feed_first=makes_rows)
+            self.pool, lambda c: self._settle(c, claim, ordered, feed_first=False)
         )
         if lost is None:
             lost = await transact(
@@ -195,24 +194,18 @@ class Journal:
         if feed_first:
             await connection.fetchrow(sql.plan.lock_feed, me)
         ids = [one.entry.contact_id for one in results]
-        open_window = True
-        if claim.window:
-            open_window = await connection.fetchval(sql.journal.lock_intent, me, number) is not None
         rows = {
             r["contact_id"]: r for r in await connection.fetch(sql.journal.lock, me, ids, number)
         }
-        mine = open_window if claim.window else False
-        lost = [i for i in ids if not (mine or (i in rows and rows[i]["ours"]))]
+        lost = [i for i in ids if not (i in rows and rows[i]["ours"])]
         if lost and not feed_first:
             return None
-        await self._write_journal(connection, claim, results, rows, set(lost))
-        await self._write_mirror(connection, results, set(lost))
-        await self._write_news(connection, claim, results, set(lost))
-        if claim.window and open_window:
-            await connection.execute(sql.journal.end_intent, me, number)
+        await self.write_journal(connection, claim, results, rows, set(lost))
+        await self.write_mirror(connection, results, set(lost))
+        await self.write_news(connection, claim, results, set(lost))
         return lost
 
-    async def _write_journal(
+    async def write_journal(
         self,
         connection: Connection,
         claim: Claim,
@@ -247,7 +240,7 @@ class Journal:
         if soften:
             await connection.execute(sql.journal.soften, self.destination_id, soften)
 
-    async def _write_mirror(
+    async def write_mirror(
         self, connection: Connection, results: Sequence[Settled], lost: set[str]
     ) -> None:
         me = self.destination_id
@@ -289,7 +282,7 @@ class Journal:
         if here := sum(r.here for r in results if r.entry.contact_id not in lost):
             await connection.execute(sql.journal.tally_here, me, here)
 
-    async def _write_news(
+    async def write_news(
         self, connection: Connection, claim: Claim, results: Sequence[Settled], lost: set[str]
     ) -> None:
         me = self.destination_id
@@ -464,12 +457,12 @@ async def _take_back(pool: Pool, row: Row, crash_limit: int, *, crashed: bool) -
         n = freed["n"]
         await connection.execute(sql.journal.doubt_removal, destination, freed["removals"])
         await connection.execute(sql.journal.mail_off, destination, freed["silences"])
-        for window in await connection.fetch(sql.journal.orphaned_intents, destination, worker):
+        for window in await connection.fetch(sql.window.orphaned, destination, worker):
             ids = window["ids"] or []
             await connection.execute(
-                sql.journal.doubt_window, destination, ids, window["addresses"], window["lists"]
+                sql.window.doubt, destination, ids, window["addresses"], window["lists"]
             )
-            await connection.execute(sql.journal.end_intent, destination, window["claim"])
+            await connection.execute(sql.window.finish, destination, window["claim"])
             n += len(ids)
         return int(n)
 

@@ -68,6 +68,10 @@ class Applied:
     lacking: Sequence[str] = ()
 
 
+APPLIED = Applied()
+"""The usual outcome. Answered as this very object, it costs the core next to nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Absent:
     """Rightly not there: the provider cannot hold the contact, or it must not be created."""

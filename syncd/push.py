@@ -9,15 +9,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
+from syncd.fresh import Fresh
 from syncd.journal import Claim, Journal, Settled
-from syncd.model import Absent, Applied, Can, Change, Found, Outcome, Rejected, Traits, Verb, Waits
+from syncd.model import (
+    APPLIED,
+    Absent,
+    Applied,
+    Can,
+    Change,
+    Found,
+    Outcome,
+    Rejected,
+    Traits,
+    Verb,
+    Waits,
+)
 from syncd.outcomes import halve, handed_back, postponed, settled
+
+T = TypeVar("T")
 
 
 class HandedBack:
@@ -44,6 +59,8 @@ class Pushed:
     errors: list[ProviderError] = field(default_factory=list)
     scans: set[str] = field(default_factory=set)  # lists that must be scanned for remote ids
     succeeded: bool = False
+    plain: int = 0  # of a window: how many were applied, and need no result of their own
+    since: int = 0  # where the results begin that came after the last of those
 
 
 @dataclass(slots=True)
@@ -79,11 +96,34 @@ class Push:
         except ProviderError as error:
             self._judge(claim.entries, [error] * len(claim.entries), pushed)
             return pushed
-        chunks = list(batches(entries, self.adapter.traits.batch))
+        chunks = list(batches(entries, self._batch))
         answered = await gather(self._send(chunk) for chunk in chunks)
         for chunk, answers in zip(chunks, answered, strict=True):
             self._judge(chunk, answers, pushed)
         pushed.results = list(halve(pushed.results))
+        return pushed
+
+    async def attempt_fresh(self, fresh: Fresh) -> Pushed:
+        """Push a window's contacts; results only for those where there is more to say than that
+        they were applied."""
+        pushed = Pushed([])
+        answered = await gather(map(self._send_changes, batches(fresh.changes, self._batch)))
+        numbers: list[int] = []
+        unusual: list[Answered] = []
+        first = 0
+        for answers in answered:
+            if answers.count(APPLIED) == len(answers):
+                pushed.plain, pushed.since = pushed.plain + len(answers), len(unusual)
+            else:
+                for number, answer in enumerate(answers, first):
+                    if answer == APPLIED:
+                        pushed.plain, pushed.since = pushed.plain + 1, len(unusual)
+                    else:
+                        numbers.append(number)
+                        unusual.append(answer)
+            first += len(answers)
+        self._judge([fresh.entry(number) for number in numbers], unusual, pushed)
+        pushed.succeeded = pushed.succeeded or pushed.plain > 0
         return pushed
 
     def _judge(self, entries: Sequence[Entry], answers: Sequence[Answered], pushed: Pushed) -> None:
@@ -190,11 +230,19 @@ class Push:
 
     # ── Send ────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def _batch(self) -> int:
+        most: int = self.adapter.traits.batch
+        return most
+
     async def _send(self, entries: Sequence[Entry]) -> Sequence[Answered]:
+        return await self._send_changes([one.change for one in entries])
+
+    async def _send_changes(self, changes: Sequence[Change]) -> Sequence[Answered]:
         async with self._gate:
             if self.stop.is_set():
-                return [HandedBack()] * len(entries)
-            return await self._halving([one.change for one in entries])
+                return [HandedBack()] * len(changes)
+            return await self._halving(changes)
 
     async def _halving(
         self, changes: Sequence[Change], refusal: Indivisible | None = None
@@ -289,9 +337,9 @@ def _dump(remote: Mapping[str, Any]) -> str:
     return orjson.dumps(remote).decode()
 
 
-def batches(entries: Sequence[Entry], size: int) -> Iterator[Sequence[Entry]]:
-    for start in range(0, len(entries), size):
-        yield entries[start : start + size]
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 async def gather(jobs: Iterator[Awaitable[Any]]) -> list[Any]:

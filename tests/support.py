@@ -18,8 +18,9 @@ from syncd.decide import Rules
 from syncd.desired import Desired
 from syncd.erasure import Erasures
 from syncd.flow import Flow
+from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass
-from syncd.journal import Claim, Journal, Settled, reap
+from syncd.journal import Claim, Journal, reap
 from syncd.lists import Lists
 from syncd.model import Can, Key
 from syncd.plan import Bounds, Passed, Planner
@@ -94,8 +95,8 @@ class Hand:
         assert counts is not None
         return counts
 
-    async def send_window(self, claim: Claim) -> Sequence[Settled]:
-        return (await self.push.attempt(claim)).results
+    async def send_window(self, fresh: Fresh) -> Pushed:
+        return await self.push.attempt_fresh(fresh)
 
     async def claim(self, most: int = 1000) -> Claim:
         return await self.journal.claim(most, self.rules)

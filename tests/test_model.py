@@ -34,11 +34,12 @@ from syncd.compare import Compare
 from syncd.db import Pool
 from syncd.decide import Drop, Entry, Refuse, Release, Rules, decide
 from syncd.desired import Desired, mapping
+from syncd.fresh import Fresh
 from syncd.fullpass import FullPass
 from syncd.journal import Claim, Journal, Settled, array_literal, reap
 from syncd.model import Verb
 from syncd.plan import Planner
-from syncd.push import Push
+from syncd.push import Push, Pushed
 
 T = TypeVar("T")
 
@@ -477,9 +478,9 @@ class Interleavings(RuleBasedStateMachine):
         self.run(self._full_pass(direct))
 
     async def _full_pass(self, direct: bool) -> int:
-        async def send(claim: Claim) -> Sequence[Settled]:
+        async def send(fresh: Fresh) -> Pushed:
             self.provider.fate = "applied"
-            return (await self.push.attempt(claim)).results
+            return await self.push.attempt_fresh(fresh)
 
         made = FullPass(
             self.planner, self.journal, self.judging, send if direct else None, window=self.window

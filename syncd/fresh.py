@@ -1,0 +1,74 @@
+"""Contacts of one window of a full pass that the provider is to be given for the first time.
+
+There may be millions of them, and nearly all are acknowledged without a further word: so what is
+kept of each is its row and its `Change`, and an `Entry` is made only where something comes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableSet, Sequence
+from dataclasses import dataclass, field
+
+from syncd.db import Row
+from syncd.decide import Entry, Release, Rules, person
+from syncd.model import Change, Person, Verb
+
+FIRST_FIELD = 3  # in a row of `Compare.staging`: contact_id, raw_email, email, then the fields
+
+
+@dataclass(slots=True)
+class Fresh:
+    """What one window sends. `left_out`: staged, but not to be sent with this window."""
+
+    number: int  # the claim of its intent
+    rows: list[Row] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def take(self, rows: Sequence[Row], rules: Rules, in_flight: MutableSet[str]) -> None:
+        """Take up *rows*, and their addresses among those *in_flight*.
+
+        Left out is whoever has the address of another one, or a list that is not there yet.
+        """
+        remote = None
+        for row, want in zip(rows, _persons(rows, rules), strict=True):
+            contact_id, email = row[0], row[2]
+            if isinstance(want, Release) or email in in_flight:
+                self.left_out.append(contact_id)
+                continue
+            in_flight.add(email)
+            if rules.key_name is not None:
+                remote = {rules.key_name: row["remote_key"]}
+            self.rows.append(row)
+            self.changes.append(Change(contact_id, Verb.PUT, want, None, remote, True, False))
+
+    def leave_out(self, emails: set[str]) -> list[str]:
+        """Leave out whoever has one of these addresses, too; returns their ids."""
+        late = [n for n, row in enumerate(self.rows) if row[2] in emails]
+        for n in reversed(late):
+            self.left_out.append(self.rows[n][0])
+            del self.rows[n], self.changes[n]
+        return self.left_out[-len(late) :] if late else []
+
+    def entry(self, number: int) -> Entry:
+        row = self.rows[number]
+        return Entry(
+            row["contact_id"], self.changes[number], row["digest"], row["email"], 1, 0,
+            row["m_state"], row["lists"], True,
+        )  # fmt: skip
+
+    def entries(self) -> list[Entry]:
+        return [self.entry(number) for number in range(len(self.rows))]
+
+
+def _persons(rows: Sequence[Row], rules: Rules) -> Iterator[Person | Release]:
+    """As `person`, for many rows of which nothing must be decoded nor looked up."""
+    if rules.has_lists or any(one.is_json for one in rules.fields):
+        yield from (person(row, rules) for row in rows)
+        return
+    names = [one.name for one in rules.fields]
+    fields = slice(FIRST_FIELD, FIRST_FIELD + len(names))
+    for row in rows:
+        ids = row["lists"]
+        values = dict(zip(names, row[fields], strict=True))
+        yield Person(row[1], values, dict(zip(ids, row["list_names"] or ids, strict=True)), True)
