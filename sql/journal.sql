@@ -3,11 +3,6 @@ select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes
        receipt, planned_at, sent_lists, silenced
   from syncd.claim($1::int, $2::int, $3::bigint);
 
--- name: claim_turn
--- Claims of one destination take turns, and windows of a full pass with them: two that begin at the
--- same instant would not see each other's addresses (promise 2). The key spells 'sync'.
-select pg_advisory_xact_lock(1937337955, $1::int);
-
 -- name: claim_again
 update syncd.journal set again = true
  where destination_id = $1::int and contact_id = any($2::text[]) and state = 'sent';

@@ -16,26 +16,40 @@ select f.owes_full or f.position is null or f.generation is distinct from $3::te
  where f.destination_id = $1::int;
 
 -- name: read_change
--- One snapshot says both what is read and where the feed then stands (races 12).
-with rows as materialized (
+-- What is new since the feed's position, at most $2 rows, and the feed moves beyond it. One snapshot
+-- says both what is read and where the feed then stands (races 12). The feed's row is locked.
+with feed as materialized (
+    select position, owes_full, here, generation from syncd.feed where destination_id = $3::int
+), rows as materialized (
     select c.contact_id, c.list_id, c.gone
       from syncd.change c
      where c.source = $1::text
-       and c.xid >= pg_snapshot_xmin($2::text::pg_snapshot)
-       and not pg_visible_in_snapshot(c.xid, $2::text::pg_snapshot)
-     limit $3::bigint
+       and c.xid >= pg_snapshot_xmin((select f.position from feed f))
+       and not pg_visible_in_snapshot(c.xid, (select f.position from feed f))
+     limit $2::bigint + 1
+), found as materialized (
+    select count(*) as n, count(*) > $2::bigint as too_many,
+           coalesce(bool_or(contact_id is null and list_id is null), false) as owes_full
+      from rows
+), moved as (
+    update syncd.feed m
+       set position = pg_current_snapshot(), owes_full = m.owes_full or found.owes_full,
+           planned_at = now()
+      from found
+     where m.destination_id = $3::int and found.n > 0 and not found.too_many
 )
-select pg_current_snapshot()::text as position,
-       (select count(*) from rows) as n,
+select f.position is null as is_fresh, f.owes_full as owed_full, f.here, f.generation,
+       found.n, found.too_many, found.owes_full,
        array(select distinct contact_id from rows where contact_id is not null) as contacts,
        array(select distinct list_id from rows where list_id is not null) as lists,
        array(select distinct contact_id from rows where gone) as gone,
-       exists (select 1 from rows where contact_id is null and list_id is null) as owes_full,
-       exists (select 1 from syncd.sharer s where s.destination_id = $4::int) as shares;
+       exists (select 1 from syncd.sharer s where s.destination_id = $3::int) as shares
+  from feed f, found;
 
--- name: move_feed
+-- name: drop_changes
+-- More than a keyed pass is worth: a full pass will see it all.
 update syncd.feed
-   set position = $2::text::pg_snapshot, owes_full = owes_full or $3::boolean, planned_at = now()
+   set position = pg_current_snapshot(), owes_full = true, planned_at = now()
  where destination_id = $1::int;
 
 -- name: owe_full
@@ -55,13 +69,6 @@ select m.contact_id, m.email, m.state
 select m.contact_id, m.email, m.state
   from syncd.mirror m
  where m.destination_id = $1::int and m.email = any($2::text[]);
-
--- name: crowded
-select distinct m.email
-  from syncd.mirror m
-  join syncd.mirror o on o.destination_id = m.destination_id and o.email = m.email
-                     and o.contact_id <> m.contact_id
- where m.destination_id = $1::int and m.contact_id = any($2::text[]);
 
 -- name: sharer_addresses
 select s.contact_id, s.email
@@ -86,15 +93,21 @@ on conflict (destination_id, contact_id) do update
 -- from this statement's snapshot (races 4). On conflict the more urgent lane stays, due_at and
 -- planned_at keep the older, a row in backoff keeps its due_at, a held row its plan (29). A fault
 -- may be older than a row that is due: the claim looks again. A running job keeps the digest it got.
+-- A column that holds only the usual (upsert, lane 1, no plan, no fault) may come empty. Where $10
+-- names what the guard counts these as, nothing is written unless it lets all $11 pass.
+with room as materialized (
+    select r.held, r.passes
+      from syncd.take_room($1::int, $10::text, $11::bigint, $12::int, $13::real) r
+), written as (
 insert into syncd.journal as j
        (destination_id, contact_id, wish, lane, state, digest, plan_id, doubtful, force, last_error)
-select $1::int, u.contact_id, u.wish, u.lane,
+select $1::int, u.contact_id, coalesce(u.wish, 'upsert'), coalesce(u.lane, 1),
        case when u.fault is not null then 'rejected' when u.plan_id is not null then 'held'
             else 'due' end,
-       u.digest, u.plan_id, u.doubtful, $9::boolean, u.fault
-  from unnest($2::text[], $3::text[], $4::smallint[], $5::uuid[], $6::bigint[], $7::boolean[],
-              $8::text[])
-       u (contact_id, wish, lane, digest, plan_id, doubtful, fault)
+       u.digest, u.plan_id, $7::boolean, $9::boolean, u.fault
+  from unnest($2::text[], $3::text[], $4::smallint[], $5::uuid[], $6::bigint[], $8::text[])
+       u (contact_id, wish, lane, digest, plan_id, fault)
+ where (select r.passes from room r)
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
    set wish = excluded.wish,
@@ -121,23 +134,13 @@ on conflict (destination_id, contact_id) do update
        due_at = case when j.state = 'rejected' or j.state = 'held' then now() else j.due_at end,
        attempts = case when j.state = 'rejected' and excluded.state = 'due' then 0
                        else j.attempts end,
-       planned_at = least(j.planned_at, excluded.planned_at);
+       planned_at = least(j.planned_at, excluded.planned_at)
+)
+select r.held, r.passes from room r;
 
 -- name: counted_today
 select coalesce(sum(n), 0)::bigint from syncd.tally
  where destination_id = $1::int and kind = $2::text and at > now() - interval '24 hours';
-
--- name: count
--- One row a minute, dated its start: a day of single changes must not be a million rows to add
--- up. Whoever counts holds the feed's lock.
-with more as (
-    update syncd.tally set n = n + $3::bigint
-     where destination_id = $1::int and kind = $2::text and at = date_trunc('minute', now())
-    returning 1
-)
-insert into syncd.tally (destination_id, kind, n, at)
-select $1::int, $2::text, $3::bigint, date_trunc('minute', now())
- where not exists (select 1 from more);
 
 -- name: here
 select f.here + coalesce((select sum(t.n) from syncd.tally t
@@ -148,8 +151,11 @@ select f.here + coalesce((select sum(t.n) from syncd.tally t
 select id, state from syncd.plan
  where destination_id = $1::int and kind = $2::text and state in ('open', 'held');
 
+-- name: take_room
+select r.held, r.passes
+  from syncd.take_room($1::int, $2::text, $3::bigint, $4::int, $5::real) r;
+
 -- name: room
--- What the guard goes by: the plan of this kind that is held, who is there, what was counted today.
 select (select p.id from syncd.plan p
          where p.destination_id = f.destination_id and p.kind = $2::text and p.state = 'held')
            as held,

@@ -33,8 +33,11 @@ _JOURNAL = """
 class Compare:
     """The compiled comparisons of one destination."""
 
-    def __init__(self, desired: Desired) -> None:
+    def __init__(self, desired: Desired, crowds: bool = False) -> None:
+        """crowds: two contacts may be there under one address (their key is ours): whoever left
+        and comes back finds another one there, and neither has moved."""
         self.desired = desired
+        self.crowds = crowds
         self.is_grown = False  # the mirror is so large that plans may be kept
 
     def _mirror(self, ids: str, more: str = "") -> str:
@@ -65,14 +68,21 @@ class Compare:
         """What a keyed pass looks at: $1 castable ids, $2 all ids, $3 whether to force.
 
         Rows: contact_id, wanted (is desired), digest, fault, email, subscribed, m_*, j_*,
-        in_window; contacts that are in step and have no journal row do not come out.
+        in_window, crowded (not there any more, and somebody else has its address); contacts that
+        are in step and have no journal row do not come out.
         """
+        crowded = "false"
+        if self.crowds:  # `offset 0`: for each, by the index; never hashed for all of them
+            crowded = f"""m.state <> 'here' and exists (
+           select 1 from syncd.mirror o
+            where o.destination_id = {self.desired.destination_id} and o.email = m.email
+              and o.contact_id <> k.contact_id offset 0)"""
         return f"""
 with d as materialized (
     select d.contact_id, d.email, d.subscribed, d.fault, d.digest from ({self.desired.by_keys}) d)
 select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
        lower(d.email) as email, d.subscribed, {self._states}, w.in_window,
-       d.contact_id is null and {self._erase} as erase
+       d.contact_id is null and {self._erase} as erase, {crowded} as crowded
   from unnest($2::text[]) k (contact_id)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
  cross join lateral (select {self._in_window} as in_window offset 0) w

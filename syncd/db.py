@@ -163,14 +163,25 @@ def _unreachable(error: Exception) -> DatabaseUnreachable:
 
 
 async def transact(
-    pool: Pool, work: Callable[[Connection], Awaitable[T]], *, keep_plans: bool = False
+    pool: Pool,
+    work: Callable[[Connection], Awaitable[T]],
+    *,
+    keep_plans: bool = False,
+    durable: bool = True,
+    first: str = "",
 ) -> T:
     """Run *work* in a READ COMMITTED transaction; once more after a deadlock (races 19).
 
+    durable: whether to wait until the disk has it; what is lost in a crash must be found anew.
+    first: a statement that takes a lock, without a round trip of its own.
     keep_plans: execute by plans made once, through indexes; planning takes five times as long as
     executing for one contact. Only where no table is still empty that will be large.
     """
     begin = _BEGIN + _KEEP_PLANS if keep_plans else _BEGIN
+    if not durable:
+        begin += "; set local synchronous_commit = off"
+    if first:
+        begin += "; " + first
     try:
         return await _transact(pool, work, begin)
     except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
@@ -188,8 +199,8 @@ _KEEP_PLANS = "; set local plan_cache_mode = force_generic_plan; set local enabl
 
 async def _transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], begin: str) -> T:
     async with pool.acquire() as connection:
-        await connection.execute(begin)
         try:
+            await connection.execute(begin)
             result = await work(connection)  # type: ignore[arg-type]
         except BaseException:
             with contextlib.suppress(*LOST):  # what went wrong first is the one to tell

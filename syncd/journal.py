@@ -20,7 +20,7 @@ from syncd.compare import Compare
 from syncd.db import Connection, Pool, Row, transact
 from syncd.decide import Decision, Drop, Entry, Refuse, Release, Rules, Settle, decide
 from syncd.model import OptedOut
-from syncd.plan import castable
+from syncd.plan import castable, sparse
 
 State = Literal["done", "due", "rejected"]
 
@@ -111,14 +111,18 @@ class Journal:
 
     async def _claim(self, statement: str, args: tuple[int, ...], rules: Rules) -> Claim:
         async def work(connection: Connection) -> Claim:
-            await connection.execute(sql.journal.claim_turn, self.destination_id)
             taken = await connection.fetch(statement, *args, self.worker_id)
             if not taken:
                 return Claim()
             return await self._read(connection, {row["contact_id"]: row for row in taken}, rules)
 
         try:
-            return await transact(self.pool, work, keep_plans=self.compare.is_grown)
+            return await transact(
+                self.pool,
+                work,
+                keep_plans=self.compare.is_grown,
+                first=claim_turn(self.destination_id),
+            )
         except asyncpg.UniqueViolationError:
             return Claim()
 
@@ -254,7 +258,7 @@ class Journal:
                     row._replace(digest=None, subscribed=False) if row.contact_id in off else row
                     for row in rows
                 ]
-            columns = map(_sparse, zip(*rows, strict=True), _USUAL)
+            columns = map(sparse, zip(*rows, strict=True), _USUAL)
             await connection.execute(sql.journal.write_mirror, me, *columns)
 
         others = [r for r in results if isinstance(r.mirror, str)]
@@ -333,6 +337,12 @@ class Journal:
         return None if value is None else float(value)
 
 
+def claim_turn(destination_id: int) -> str:
+    """Claims of one destination take turns, and windows of a full pass with them: two that begin at
+    the same instant would not see each other's addresses (promise 2). The key spells 'sync'."""
+    return f"select pg_advisory_xact_lock(1937337955, {destination_id:d})"
+
+
 def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
     """Within one claim an address is sent once; a second contact with it is planned anew."""
     taken: set[str] = set()
@@ -345,11 +355,6 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
         taken.add(email)
         kept.append(one)
     return kept
-
-
-def _sparse(column: Sequence[Any], usual: Any) -> Sequence[Any]:
-    """Nothing at all where every value is the usual one: the driver looks at each it is given."""
-    return () if column.count(usual) == len(column) else column
 
 
 def _intent(entry: Entry) -> tuple[Any, ...]:

@@ -7,14 +7,15 @@ with `syncd.classify` and write with `Planner.journal`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from syncd import addresses, sql
-from syncd.classify import Counted, Planned, classify
+from syncd.classify import FRESH_LANE, Counted, Planned, classify
 from syncd.compare import Compare
 from syncd.control import Destination
 from syncd.db import Connection, Pool, Row, transact
@@ -63,7 +64,7 @@ class Planner:
         self.pool = pool
         self.destination = destination
         self.desired = desired
-        self.compare = Compare(desired)
+        self.compare = Compare(desired, crowds=key == "ours")
         self.key = key
         self.bounds = bounds or Bounds()
 
@@ -82,33 +83,40 @@ class Planner:
 
     async def keyed_pass(self) -> Passed:
         """Plan every contact that changed since the last pass, in one transaction."""
-        keep_plans = self.compare.is_grown
-        done = await transact(self.pool, self._keyed_pass, keep_plans=keep_plans)
+        done = await self._once()
         if done.parted:
-            rest = await transact(self.pool, self._keyed_pass, keep_plans=keep_plans)
+            rest = await self._once()
             return rest._replace(lists=rest.lists or done.lists)
         return done
 
+    async def _once(self) -> Passed:
+        return await transact(
+            self.pool,
+            self._keyed_pass,
+            keep_plans=self.compare.is_grown,
+            durable=False,  # with the journal's rows the feed's move is lost: it is planned anew
+            first=sql.plan.lock_feed.replace("$1::int", f"{self.destination.id:d}"),
+        )
+
     async def _keyed_pass(self, connection: Connection) -> Passed:
+        """The feed is locked: what follows reads with a snapshot younger than the last pass."""
         me = self.destination.id
-        feed = await connection.fetchrow(sql.plan.lock_feed, me)
-        if feed is None or feed["position"] is None:
-            return Passed(owes_full=feed is not None)
-        self.compare.is_grown = feed["here"] >= GROWN
-        if feed["generation"] != self.desired.generation:
+        new = await self._read_change(connection, self.bounds.keys)
+        if new is None or new["is_fresh"]:
+            return Passed(owes_full=new is not None)
+        self.compare.is_grown = new["here"] >= GROWN
+        if new["generation"] != self.desired.generation:
             await connection.execute(sql.plan.set_generation, me, self.desired.generation)
-        most = self.bounds.keys
-        new = await self._read_change(connection, feed["position"], most)
-        if new["n"] > most:
-            most = await self._most_keys(connection)
-            new = await self._read_change(connection, feed["position"], most)
+        if new["too_many"]:
+            new = await self._read_change(connection, await self._most_keys(connection))
+            assert new is not None
         if not new["n"]:
-            return Passed(owes_full=feed["owes_full"])
-        owes = new["owes_full"] or new["n"] > most
+            return Passed(owes_full=new["owed_full"])
         if new["lists"]:
             await self.check_lists(connection)
-        await connection.execute(sql.plan.move_feed, me, new["position"], owes)
-        if owes:
+        if new["too_many"]:
+            await connection.execute(sql.plan.drop_changes, me)
+        if new["owes_full"] or new["too_many"]:
             return Passed(keys=new["n"], owes_full=True)
         keys = set(new["contacts"])
         if new["lists"] and self.desired.names_lists:
@@ -121,7 +129,7 @@ class Planner:
             await connection.execute(sql.plan.note_changes, source, sorted({*keys, *parted}))
             return Passed(keys=new["n"], lists=bool(new["lists"]), parted=True)
         done = await self.plan_keys(connection, sorted(keys), shares=new["shares"])
-        return done._replace(owes_full=feed["owes_full"], lists=bool(new["lists"]))
+        return done._replace(owes_full=new["owed_full"], lists=bool(new["lists"]))
 
     async def check_lists(self, connection: Connection) -> None:
         """A selected list that is not there (any more) deselects nobody: ConfigError (races 18)."""
@@ -135,9 +143,9 @@ class Planner:
                   for one in missing)
             )  # fmt: skip
 
-    async def _read_change(self, connection: Connection, position: str, most: int) -> Row:
+    async def _read_change(self, connection: Connection, most: int) -> Row | None:
         d = self.destination
-        return await connection.fetchrow(sql.plan.read_change, d.source, position, most + 1, d.id)
+        return await connection.fetchrow(sql.plan.read_change, d.source, most, d.id)
 
     async def _most_keys(self, connection: Connection) -> int:
         here = await connection.fetchval(sql.plan.here, self.destination.id)
@@ -159,7 +167,7 @@ class Planner:
         """
         rows = await self._compare(connection, keys, force)
         moved = [row for row in rows if row["email"] != row["m_email"]]
-        crowded = await self._crowded(connection, keys)
+        crowded = {row["m_email"] for row in rows if row["crowded"]}
         if moved or crowded or (shares and await self._share(connection, keys)):
             extra = await self._close_over_addresses(connection, moved, set(keys), crowded)
             keys = sorted({*keys, *extra})
@@ -170,17 +178,6 @@ class Planner:
         planned = self.classified(rows, full=full_run is not None, force=force)
         held = await self.journal(connection, planned, full_run, force=force, doubtful=doubtful)
         return Passed(len(keys), len(planned), held)
-
-    async def _crowded(self, connection: Connection, keys: Sequence[str]) -> set[str]:
-        """The addresses of these that somebody else has at the provider, too.
-
-        Only where the key is ours can that be: whoever left and comes back finds another one there,
-        and neither has moved.
-        """
-        if self.key != "ours":
-            return set()
-        rows = await connection.fetch(sql.plan.crowded, self.destination.id, keys)
-        return {row["email"] for row in rows}
 
     async def _share(self, connection: Connection, keys: Sequence[str]) -> bool:
         return bool(
@@ -325,26 +322,39 @@ class Planner:
         """Write the rows, held where the guard says so; returns how many are held."""
         if not planned:
             return 0
-        plans: dict[Counted, int] = {}
-        for kind in KINDS:
-            n = sum(1 for one in planned if one.counted == kind)
-            if n and (plan := await self._plan_for(connection, kind, n, full_run)):
-                plans[kind] = plan
         rows = sorted(planned)
-        plan_ids = [plans.get(one.counted) if one.counted else None for one in rows]
-        await connection.execute(
-            sql.plan.journal,
-            self.destination.id,
-            [one.contact_id for one in rows],
-            [one.wish for one in rows],
-            [one.lane for one in rows],
-            [one.digest for one in rows],
-            plan_ids,
-            [doubtful] * len(rows),
-            [one.fault for one in rows],
-            force,
-        )
-        return sum(1 for plan in plan_ids if plan is not None)
+        counts = Counter(one.counted for one in rows)
+        kind = rows[0].counted
+        alone = len(counts) == 1 and (kind is None or full_run is None)  # nearly always
+        if alone and await self._write(connection, rows, (), kind, force, doubtful):
+            return 0
+        plans: dict[Counted | None, int | None] = {None: None}
+        for one in KINDS:
+            if n := counts[one]:
+                plans[one] = await self._plan_for(connection, one, n, full_run)
+        plan_ids = [plans[row.counted] for row in rows]
+        await self._write(connection, rows, plan_ids, None, force, doubtful)
+        return len(rows) - plan_ids.count(None)
+
+    async def _write(
+        self,
+        connection: Connection,
+        rows: Sequence[Planned],
+        plan_ids: Sequence[int | None],
+        kind: Counted | None,
+        force: bool,
+        doubtful: bool,
+    ) -> bool:
+        """False, and nothing is written, where the guard lets no so many more of *kind* pass."""
+        d = self.destination
+        ids, wishes, lanes, _, digests, faults = zip(*rows, strict=True)
+        room = await connection.fetchrow(
+            sql.plan.journal, d.id, ids, sparse(wishes, "upsert"), sparse(lanes, FRESH_LANE),
+            digests, sparse(plan_ids, None), doubtful, sparse(faults, None), force,
+            kind, len(rows), d.guard_floor, d.guard_percent,
+        )  # fmt: skip
+        assert room is not None
+        return bool(room["passes"])
 
     async def _plan_for(
         self, connection: Connection, kind: Counted, n: int, full_run: int | None
@@ -355,19 +365,24 @@ class Planner:
             row = await connection.fetchrow(sql.plan.begin_plan, me, kind, "open", full_run, None)
             assert row is not None
             return int(row["id"])
-        room = await connection.fetchrow(sql.plan.room, me, kind)
-        assert room is not None
-        if room["held"] is not None:
-            return int(room["held"])
-        if n <= self._allowed(room):
-            await connection.execute(sql.plan.count, me, kind, n)
-            return None
+        room = await self._take_room(connection, kind, n)
+        if room["held"] is not None or room["passes"]:
+            return None if room["passes"] else int(room["held"])
         row = await connection.fetchrow(
             sql.plan.begin_plan, me, kind, "held", None, await self.reason(connection, kind, n)
         )
         assert row is not None
         log.warning("plan held", destination=self.destination.name, kind=kind, plan=row["id"])
         return int(row["id"])
+
+    async def _take_room(self, connection: Connection, kind: Counted, n: int) -> Row:
+        """Count these for today, if the guard lets them pass."""
+        d = self.destination
+        room = await connection.fetchrow(
+            sql.plan.take_room, d.id, kind, n, d.guard_floor, d.guard_percent
+        )
+        assert room is not None
+        return room
 
     async def reason(self, connection: Connection, kind: Counted, n: int) -> str:
         """Why a plan is held, for the person who is to decide."""
@@ -387,10 +402,7 @@ class Planner:
         """
         held = 0
         for plan in await connection.fetch(sql.plan.open_plans, self.destination.id):
-            if plan["rows"] <= await self.allowed(connection, plan["kind"]):
-                await connection.execute(
-                    sql.plan.count, self.destination.id, plan["kind"], plan["rows"]
-                )
+            if (await self._take_room(connection, plan["kind"], plan["rows"]))["passes"]:
                 await connection.execute(sql.control.decide, plan["id"], "released", "syncd")
             else:
                 reason = await self.reason(connection, plan["kind"], plan["rows"])
@@ -398,6 +410,11 @@ class Planner:
                 log.warning("plan held", destination=self.destination.name, plan=plan["id"])
                 held += plan["rows"]
         return held
+
+
+def sparse(column: Sequence[Any], usual: Any) -> Sequence[Any]:
+    """Nothing at all where every value is the usual one: the driver looks at each it is given."""
+    return () if column.count(usual) == len(column) else column
 
 
 def castable(desired: Desired | Source, keys: Sequence[str]) -> Sequence[str]:

@@ -15,7 +15,7 @@ from syncd import sql
 from syncd.db import Connection, Pool, Row, transact
 from syncd.errors import Fenced
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, Settled
+from syncd.journal import Claim, Journal, Settled, claim_turn
 from syncd.model import APPLIED
 from syncd.outcomes import settled
 from syncd.push import Pushed
@@ -72,7 +72,6 @@ class Windows:
         """
 
         async def work(connection: Connection) -> None:
-            await connection.execute(sql.journal.claim_turn, self._me)
             await self.check(connection, fresh.number)
             rows = await connection.fetch(sql.window.contested, self._me, fresh.number)
             if late := fresh.leave_out({row["email"] for row in rows}):
@@ -82,7 +81,7 @@ class Windows:
             lists = sorted({one for row in fresh.rows for one in row["lists"]})
             await connection.execute(sql.window.fill, self._me, fresh.number, lists)
 
-        await transact(self._pool, work)
+        await transact(self._pool, work, first=claim_turn(self._me))
 
     async def check(self, connection: Connection, number: int) -> None:
         """What was read is only good while the intent stands: without it, nobody waited for us."""
