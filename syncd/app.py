@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 # A window brings a hundred thousand small objects, none in a cycle: looking through all that live
 # after every few thousand new ones took a third of a backfill's processor time.
-COLLECT = (100_000, 20, 100)
+COLLECT = (300_000, 20, 100)
 STEADY = 30.0  # seconds of service after which a lost database is news again
 
 

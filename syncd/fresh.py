@@ -13,7 +13,9 @@ from syncd.db import Row
 from syncd.decide import Entry, Release, Rules, person
 from syncd.model import Change, Person, Verb
 
-FIRST_FIELD = 3  # in a row of `Compare.staging`: contact_id, raw_email, email, then the fields
+FIRST_FIELD = 3
+"""In a row of `Compare.staging`: contact_id, raw_email, email, the fields, lists, subscribed,
+list_names, and what is asked for by name."""
 
 
 @dataclass(slots=True)
@@ -67,8 +69,9 @@ def _persons(rows: Sequence[Row], rules: Rules) -> Iterator[Person | Release]:
         yield from (person(row, rules) for row in rows)
         return
     names = [one.name for one in rules.fields]
-    fields = slice(FIRST_FIELD, FIRST_FIELD + len(names))
+    end = FIRST_FIELD + len(names)  # here are the lists, and two further on their names
+    fields = slice(FIRST_FIELD, end)
     for row in rows:
-        ids = row["lists"]
-        values = dict(zip(names, row[fields], strict=True))
-        yield Person(row[1], values, dict(zip(ids, row["list_names"] or ids, strict=True)), True)
+        ids = row[end]
+        lists = dict(zip(ids, row[end + 2] or ids))  # noqa: B905  one array, or two of one length
+        yield Person(row[1], dict(zip(names, row[fields])), lists, True)  # noqa: B905

@@ -88,7 +88,7 @@ def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
         return None
     if change.remote or change.doubtful or rules.marker or not change.contact_id.isalnum():
         return None
-    data: dict[str, Any] = dict(want.fields)
+    data: dict[str, Any] = {**want.fields}
     make_name = _plain_names(tuple(data), rules.lists_property)
     if make_name is None:
         return None
@@ -97,7 +97,9 @@ def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
         text = "".join(values)
     except TypeError:
         return None
-    if not text.isprintable() or not all(values) or max(map(len, values), default=0) > SHORT:
+    if not text.isprintable() or not all(values):
+        return None
+    if len(text) > SHORT and max(map(len, values)) > SHORT:
         return None
     if "Phone" in data and not _NUMBER.fullmatch(data["Phone"]):
         return None
@@ -111,7 +113,7 @@ def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
         if lists is None:
             return None
         data[rules.lists_property] = lists
-    return _record(change.contact_id, data)
+    return {"identity": change.contact_id, "type": "profile", "profileData": data}
 
 
 @lru_cache(maxsize=256)
