@@ -137,7 +137,11 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.ids::te
 
     @cached_property
     def for_claim(self) -> str:
-        """What a claim reads after its lock: $1 castable ids, $2 all ids, $3 its claim number."""
+        """What a claim reads after its lock: $1 castable ids, $2 all ids, and of each in $3 the
+        address that a doubtful try of it was sent under (null: none).
+
+        `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
+        """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
         more = ", m.fields, m.lists, m.remote, m.pushed_at"
@@ -166,8 +170,16 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                                   and f.holds is not null
              where h.destination_id = {destination}
                and h.email = any(array[lower(d.email), m.email])
-               and h.contact_id <> k.contact_id limit 1)) end
+               and h.contact_id <> k.contact_id limit 1)) else (
+           select f.contact_id from syncd.journal f
+            where f.destination_id = {destination} and f.state = 'sent'
+              and f.holds = m.email and f.contact_id <> k.contact_id limit 1) end
            as in_flight,
+       case when k.tried is not null then (
+           select f.contact_id from syncd.journal f
+            where f.destination_id = {destination} and f.state = 'sent'
+              and f.holds = k.tried and f.contact_id <> k.contact_id limit 1) end
+           as tried_in_flight,
        lower(d.email) is distinct from m.email and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
@@ -181,12 +193,10 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                   select f.email from syncd.journal f
                    where f.destination_id = {destination} and f.contact_id = k.contact_id))
             limit 1) end as successor,
-       (select h.contact_id
-          from syncd.journal f
-          join syncd.mirror h on h.destination_id = f.destination_id and h.email = f.email
-                             and h.contact_id <> f.contact_id
-         where f.destination_id = {destination} and f.contact_id = k.contact_id and f.doubtful
-         limit 1) as holder_of_tried,
+       case when k.tried is not null then (
+           select h.contact_id from syncd.mirror h
+            where h.destination_id = {destination} and h.email = k.tried
+              and h.contact_id <> k.contact_id limit 1) end as holder_of_tried,
        {self._erase} as erase
-  from unnest($2::text[]) k (contact_id)
+  from unnest($2::text[], $3::text[]) k (contact_id, tried)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""

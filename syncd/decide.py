@@ -96,7 +96,26 @@ class Rules:
 
 
 def decide(row: Row, entry: Row, rules: Rules) -> Decision:
-    """Judge one claimed contact. *row*: from `Compare.for_claim`; *entry*: its journal row."""
+    """Judge one claimed contact. *row*: from `Compare.for_claim`; *entry*: its journal row.
+
+    Nobody is sent to an address that a request in flight is about. Claims take turns, so none gets
+    there meanwhile; left to the unique index, one such contact would stop the whole claim, and the
+    index would wait for a pass that waits for us (races 19).
+    """
+    made = _decide(row, entry, rules)
+    sent = made.entry if isinstance(made, Settle) else made
+    if isinstance(sent, Entry) and _is_contested(row, sent):
+        return Release(row["contact_id"], 0.2, "its address is in flight for another contact")
+    return made
+
+
+def _is_contested(row: Row, sent: Entry) -> bool:
+    if row["tried_in_flight"] is not None and sent.email not in (row["email"], row["m_email"]):
+        return True  # it is about the address of a lost try
+    return row["in_flight"] is not None and not sent.left_over
+
+
+def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id = row["contact_id"]
     if row["in_window"]:
         return Release(contact_id, 0.2, "a full pass has its window in flight")
@@ -108,16 +127,16 @@ def decide(row: Row, entry: Row, rules: Rules) -> Decision:
         if unfit(row) and entry["wish"] == "remove" and rules.when_gone != "keep":
             return _leaving(row, entry, rules)
         return Refuse(contact_id, row["fault"], row["digest"])
+    equal = row["m_digest"] == row["digest"] and row["m_state"] in ("here", "absent")
+    doubtful = _in_doubt(entry)
+    if equal and not doubtful and not entry["force"]:
+        return Drop(contact_id)
     rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
     if rival is not None:
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
     known = row["m_state"] in HELD
-    equal = row["m_digest"] == row["digest"] and row["m_state"] in ("here", "absent")
-    doubtful = _in_doubt(entry)
-    if equal and not doubtful and not entry["force"]:
-        return Drop(contact_id)
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):
         return made

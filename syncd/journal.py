@@ -99,10 +99,7 @@ class Journal:
     # ── Claim ───────────────────────────────────────────────────────────────────────────────
 
     async def claim(self, batch: int, rules: Rules) -> Claim:
-        """Take up to *batch* due rows: lock and mark, then read, then write the intent; commit.
-
-        A claim that loses an address to another worker's claim at the same instant takes nothing.
-        """
+        """Take up to *batch* due rows: lock and mark, then read, then write the intent; commit."""
         return await self._claim(sql.journal.claim, (self.destination_id, batch), rules)
 
     async def claim_job(self, rules: Rules) -> Claim:
@@ -119,13 +116,14 @@ class Journal:
 
         try:
             return await transact(self.pool, work, keep_plans=self.compare.is_grown)
-        except asyncpg.UniqueViolationError:
+        except asyncpg.UniqueViolationError:  # of a bulk job, whose addresses nobody asks about
             return Claim()
 
     async def _read(self, connection: Connection, taken: Mapping[str, Row], rules: Rules) -> Claim:
         ids = sorted(taken)
         keys = castable(self.compare.desired, ids)
-        rows = await connection.fetch(self.compare.for_claim, keys, ids)
+        tried = [taken[one]["email"] if taken[one]["doubtful"] else None for one in ids]
+        rows = await connection.fetch(self.compare.for_claim, keys, ids, tried)
         first = next(iter(taken.values()))
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
@@ -345,7 +343,8 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
     taken: set[str] = set()
     kept: list[Decision] = []
     for one in decisions:
-        email = one.email if isinstance(one, Entry) else ""
+        held = one.entry if isinstance(one, Settle) else one
+        email = held.email if isinstance(held, Entry) else ""
         if email and email in taken:
             kept.append(Release(one.contact_id, 1.0, "its address is being sent", replan=True))
             continue

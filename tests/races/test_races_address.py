@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from support import World, blocked, gone, holding, many, move, put, rename, world
 
 from syncd.addresses import Claimant, Holder, exchanges, sharers
 from syncd.db import Pool
+from syncd.fullpass import FullPass
 from syncd.model import Can, Key
 
 KEYS: list[Key] = ["ours", "address", "remote id"]
@@ -290,8 +293,70 @@ async def test_an_address_in_flight_is_not_sent_for_another_contact(pool: Pool, 
         assert w.acme.mailed() == {"other@x.test": "A", "s@x.test": "N"}
 
 
+async def test_a_contact_that_waits_for_its_own_address_does_not_stop_a_whole_claim(
+    pool: Pool,
+) -> None:
+    """19: bob is on his way to ann's address when ann, who was to leave it, stays after all."""
+    async with world(pool, "ours") as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await move(pool, ann="new@x.test", bob="ann@x.test")
+        await w.hand.plan()
+        await pool.execute(
+            "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'ann'"
+        )
+        bob = await w.hand.claim()
+        assert bob.contact_ids == ["bob"]
+        await move(pool, ann="ann@x.test", bob="bob@x.test")
+        await rename(pool, "ann", "B")
+        await put(pool, "cyd")
+        await w.hand.plan()
+        await w.hand.hurry()
+
+        other = await w.another()
+        async with holding(  # a pass that tells bob's row to look again: nobody waits for it
+            pool, "update syncd.journal set again = true where contact_id = 'bob'"
+        ):
+            rest = await asyncio.wait_for(other.claim(), 5)
+
+        assert rest.contact_ids == ["cyd"]
+        assert "waits for contact bob" in (await w.hand.row("ann"))["last_error"]
+        await other.carry(rest)
+        await w.hand.carry(bob)
+        await w.hand.drain()
+        assert w.acme.mailed() == {"ann@x.test": "B", "bob@x.test": "A", "cyd@x.test": "A"}
+
+
+@every_key
+async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_was_read(
+    pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5: the claim has come and gone between the window's reading and its intent."""
+    async with world(pool, key, FIND | Can.REPEAT) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await put(pool, "bob=s@x.test")
+        other, read = await w.another(), FullPass._read
+
+        async def overtaken(self: FullPass, first: str, last: str) -> Sequence[Any]:
+            rows = await read(self, first, last)
+            if first == "bob":
+                await move(pool, bob="b@x.test", ann="s@x.test")
+                await other.plan()
+                assert (await other.step()).contact_ids == ["ann"]
+            return rows
+
+        monkeypatch.setattr(FullPass, "_read", overtaken)
+        await w.hand.full(direct=True, window=1)
+        monkeypatch.undo()
+        assert await people(w) == {"ann": "s@x.test"}
+        await w.hand.drain()
+
+        assert await people(w) == {"ann": "s@x.test", "bob": "b@x.test"}
+
+
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
-    """Promise 2: each has read before the other writes; the unique index decides."""
+    """Promise 2: claims take turns; the second one sees what the first has in flight."""
     async with world(pool, "ours") as w:
         await put(pool, "c1=s@x.test", "c2=s@x.test")
         await pool.execute(  # no pass has met the two together, so nobody knows that they share
