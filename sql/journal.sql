@@ -13,14 +13,12 @@ update syncd.journal set again = true
  where destination_id = $1::int and contact_id = any($2::text[]) and state = 'sent';
 
 -- name: contested
--- Which of a window's addresses are, old or new, in flight for somebody else.
-select f.holds as email from syncd.journal f
+-- Which of a window's addresses are in flight for somebody, or stand on a mirror row: since the
+-- window was read a claim may have come and gone that gave one of them to another contact.
+select f.holds as email, f.contact_id from syncd.journal f
  where f.destination_id = $1::int and f.state = 'sent' and f.holds = any($2::text[])
-union
-select h.email
-  from syncd.mirror h
-  join syncd.journal f on f.destination_id = h.destination_id and f.contact_id = h.contact_id
-                      and f.state = 'sent'
+union all
+select h.email, h.contact_id from syncd.mirror h
  where h.destination_id = $1::int and h.email = any($2::text[]);
 
 -- name: claim_job

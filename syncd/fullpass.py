@@ -240,6 +240,9 @@ class FullPass:
         emails = [one.email for one in claim.entries]
         try:
             await transact(self.planner.pool, partial(self._fill, claim))
+            if not claim.entries:  # all of them contested: nobody may wait for this window
+                await self.planner.pool.execute(sql.journal.end_intent, self._me, claim.number)
+                return
             results = await self.send(claim)
             await self.journal.settle(claim, results)
             self.counts.sent += len(results)
@@ -253,11 +256,12 @@ class FullPass:
         await self._still_ours(connection, claim.number)
         emails = [one.email for one in claim.entries]
         rows = await connection.fetch(sql.journal.contested, self._me, emails)
-        contested = {row["email"] for row in rows}
-        late = [one.contact_id for one in claim.entries if one.email in contested]
-        if late:
+        if rows:
+            own = {one.email: one.contact_id for one in claim.entries}
+            contested = {row["email"] for row in rows if own[row["email"]] != row["contact_id"]}
+            late = [one.contact_id for one in claim.entries if one.email in contested]
             await connection.execute(sql.plan.note_changes, self.journal.source, late)
-        claim.entries = [one for one in claim.entries if one.email not in contested]
+            claim.entries = [one for one in claim.entries if one.email not in contested]
         emails = [one.email for one in claim.entries]
         lists = sorted({list_id for one in claim.entries for list_id in one.lists})
         await connection.execute(
