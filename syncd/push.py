@@ -53,7 +53,7 @@ class Push:
     adapter: Any
     journal: Journal
     concurrency: int
-    refresh_opt_outs: Callable[[], Awaitable[set[str]]]
+    refresh_opt_outs: Callable[[int], Awaitable[set[str]]]  # for the claim of this number
     outages: int = 0
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # then nothing more is begun
     _gate: asyncio.Semaphore = field(init=False)
@@ -75,7 +75,7 @@ class Push:
             self._judge(claim.entries, answers, pushed)
             return pushed
         try:
-            entries = await self._looked_up(claim.entries, pushed)
+            entries = await self._looked_up(claim, pushed)
         except ProviderError as error:
             self._judge(claim.entries, [error] * len(claim.entries), pushed)
             return pushed
@@ -113,10 +113,11 @@ class Push:
 
     # ── Look first ──────────────────────────────────────────────────────────────────────────
 
-    async def _looked_up(self, entries: Sequence[Entry], pushed: Pushed) -> Sequence[Entry]:
+    async def _looked_up(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
         """Settle what a look-up decides; return what is to be sent, with what was found."""
+        entries: Sequence[Entry] = claim.entries
         if on := [one.contact_id for one in entries if one.change.resubscribe]:
-            refused = await self.refresh_opt_outs()
+            refused = await self.refresh_opt_outs(claim.number)
             refused |= set(on) - await self.journal.mailable(on)
             entries = self._without(entries, refused, pushed)
         ask = [one for one in entries if self._must_look(one)]

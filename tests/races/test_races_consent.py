@@ -193,6 +193,29 @@ async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
         assert await pool.fetchval("select kind from syncd.opt_out") == "complained"
 
 
+@pytest.mark.parametrize("newer", [True, False])
+async def test_a_no_given_after_an_older_one_was_lifted_is_the_persons_own(
+    pool: Pool, newer: bool
+) -> None:
+    """9: mail is still off there, by our own word; but that was before the older no was lifted."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        said = {"contact_id": "ann", "email": "ann@x.test", "at": datetime.now(UTC).isoformat()}
+        w.acme.notices = [said]
+        w.acme.at("ann@x.test")[0].subscribed = False
+        assert await w.hand.reader.read() == 1
+        await w.hand.drain()
+        await control.lift(pool, "ann@x.test", None, "a slip of the hand", "test")
+        again = datetime.now(UTC) + timedelta(seconds=1)
+        w.acme.notices = [said, {**said, "at": again.isoformat()}] if newer else [said]
+        assert await w.hand.reader.read() == newer
+        w.acme.notices = []  # and no later reading tells it once more
+        await w.hand.drain()
+
+        assert w.acme.mailed() == ({} if newer else {"ann@x.test": "A"})
+
+
 async def test_a_return_without_any_no_is_mailed_again(pool: Pool) -> None:
     """9: false to true in the source without an opt-out is a resubscription."""
     async with world(pool, REMOTE, READS) as w:
