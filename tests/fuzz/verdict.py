@@ -180,8 +180,12 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
             return
         self.bad(
             f"gone but mailed: {record}; source {self.source.get(record.owner)};"
-            f" mirror {self._known(record.owner)}{self.history(record.email)}"
+            f" mirror {self._known(record.owner)}; others there {self._at(record.email)}"
+            f"{self.history(record.email, record.owner)}"
         )
+
+    def _at(self, email: str) -> list[tuple[str, str]]:
+        return [(i, row["state"]) for i, row in self.mirror.items() if row["email"] == email]
 
     def _address_was_off(self, holder: str, records: list[Record]) -> bool:
         """Where the address is the key: whether *holder* was put on a record that was off, whose

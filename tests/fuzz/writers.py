@@ -124,6 +124,9 @@ class Writers:
 
     async def _refill(self, connection: Any) -> None:
         async with connection.transaction():
+            await connection.fetch(
+                "select pg_advisory_xact_lock(4, hashtext(id)) from unnest($1::text[]) id", CONTACTS
+            )
             await connection.execute("lock table syncd.contact, syncd.membership")
             kept = await connection.fetch("select * from syncd.contact")
             await connection.execute("truncate syncd.contact, syncd.membership")
