@@ -196,7 +196,8 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
        case when k.tried is not null then (
            select h.contact_id from syncd.mirror h
             where h.destination_id = {destination} and h.email = k.tried
-              and h.contact_id <> k.contact_id limit 1) end as holder_of_tried,
+              and h.contact_id <> k.contact_id and h.state in ('here', 'adopted')
+            limit 1) end as holder_of_tried,
        {self._erase} as erase
   from unnest($2::text[], $3::text[]) k (contact_id, tried)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""

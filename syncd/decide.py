@@ -226,6 +226,8 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
             return Refuse(row["contact_id"], f"has no {rules.key_name}", row["digest"])
         remote = {**(remote or {}), rules.key_name: row["remote_key"]}
     was = was_person(row, entry)
+    if row["holder_of_tried"] is not None and rules.traits.key == "address" and not _is_known(row):
+        was = None  # what a lost try may have left is another contact's by now
     if was is not None and entry["doubtful"] and not want.subscribed:
         was = was._replace(subscribed=True)  # a silence that may not have arrived is said again
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
@@ -275,13 +277,18 @@ def _decoded(raw: Any) -> Value:
     return raw  # type: ignore[no-any-return]
 
 
+def _is_known(row: Row) -> bool:
+    """Whether the mirror has a record of the contact, be it withdrawn."""
+    return row["m_state"] is not None and row["m_state"] != "absent"
+
+
 def was_person(row: Row, entry: Row) -> Person | None:
     """The mirror's word, with the lists that a lost try may have left there.
 
     None where the provider is not known, and not suspected, to have the contact.
     """
     left = entry["sent_lists"] if entry["doubtful"] else None
-    if row["m_state"] is None or row["m_state"] == "absent":
+    if not _is_known(row):
         if not (left or (entry["doubtful"] and entry["email"])):
             return None
         # A no that was sent, but never acknowledged, has no mirror row that could remember it.

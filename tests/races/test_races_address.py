@@ -268,6 +268,46 @@ async def test_addresses_are_not_exchanged_with_a_contact_whose_window_is_in_fli
         assert w.acme.mailed() == {"c2@x.test": "A"}
 
 
+@pytest.mark.parametrize("key", ["address", "remote id"])
+async def test_whoever_gets_a_record_at_the_end_of_a_chain_is_planned_too(
+    pool: Pool, key: Key
+) -> None:
+    """8: c3 is long gone; c2's move to its address was to be planned when c1 takes c2's."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2", "c3")
+        await w.hand.drain()
+        await gone(pool, "c3")
+        await w.hand.drain()
+        await move(pool, c1="c2@x.test", c2="c3@x.test")
+        await pool.execute("delete from syncd.change where contact_id = 'c2'")
+        await w.hand.plan()
+
+        assert (await w.hand.mirror())["c3"]["email"] == "c1@x.test"
+        assert (await w.hand.row("c3"))["wish"] == "remove"
+        await w.hand.drain()
+        assert w.acme.mailed() == {"c2@x.test": "A", "c3@x.test": "A"}
+
+
+async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(pool: Pool) -> None:
+    """8: c1's create at s@ was lost, s@ has become c2's, c1 goes elsewhere: c2 stays mailed."""
+    async with world(pool, "address", FIND | Can.REPEAT) as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await pool.execute(
+            "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'c1'"
+        )
+        await move(pool, c1="c1@x.test")
+        await put(pool, "c2=s@x.test", first="B")
+        await w.hand.plan()
+        assert await w.hand.carry(await w.hand.claim()) == []
+        assert (await w.hand.mirror())["c2"]["email"] == "s@x.test"
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"s@x.test": "B", "c1@x.test": "A"}
+
+
 # ── In flight ───────────────────────────────────────────────────────────────────────────────
 
 
