@@ -167,7 +167,8 @@ with rows as materialized (
      order by contact_id
        for no key update
 ), doubted as (
-    update syncd.mirror m set digest = null, subscribed = false, state = 'withdrawn'
+    update syncd.mirror m
+       set digest = null, subscribed = false, state = 'withdrawn', pushed_at = now()
      where m.destination_id = $1::int
        and m.contact_id = any(array(select r.contact_id from rows r))
 )

@@ -62,12 +62,13 @@ with told as (
                select 1 from syncd.journal j
                 where j.destination_id = $1::int and j.contact_id = k.contact_id
                   and (j.doubtful or (j.state = 'sent' and j.claim is distinct from $8::bigint)))
-           and not exists (  -- a person lifted an older no after our last push: what is younger than
-                             -- that is nothing that we did
+           and not exists (  -- mail may be off by an older no, which newer consent or a person who
+                             -- lifts it can undo: what is younger is nothing that we did
                select 1 from syncd.opt_out o
                 where o.destination_id = $1::int and o.kind = k.kind and o.list_id is null
                   and (o.email_hash = k.hash or o.contact_id = k.contact_id)
-                  and o.lifted_at >= k.pushed_at and o.lifted_at < k.occurred_at
+                  and coalesce(o.occurred_at, o.observed_at) < k.occurred_at
+                  and (o.lifted_at is null or o.lifted_at < k.occurred_at)
                   and coalesce(o.evidence ->> 'ts' < (k.evidence::jsonb ->> 'ts') collate "C",
                                k.evidence::jsonb ->> 'ts' is null)) as ours
       from known k

@@ -273,7 +273,7 @@ class Planner:
     async def _exchange(
         self, connection: Connection, moved: Sequence[Row], keys: Sequence[str]
     ) -> set[str]:
-        """Let mirror rows follow their addresses where contacts exchange them; whose have changed."""
+        """Let mirror rows follow their addresses where contacts exchange them; returns whose do."""
         me = self.destination.id
         wanted = {r["email"]: r["contact_id"] for r in moved if r["wanted"] and not r["fault"]}
         rivals = await self._rivals(connection, wanted)

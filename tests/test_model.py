@@ -402,7 +402,7 @@ class Interleavings(RuleBasedStateMachine):
         self.push = Push(self.provider, self.journal, 4, self._nothing_new)
 
     @staticmethod
-    async def _nothing_new() -> set[str]:
+    async def _nothing_new(_: int) -> set[str]:
         return set()
 
     # ── The source changes ──────────────────────────────────────────────────────────────────

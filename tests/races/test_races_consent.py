@@ -216,6 +216,43 @@ async def test_a_no_given_after_an_older_one_was_lifted_is_the_persons_own(
         assert w.acme.mailed() == ({} if newer else {"ann@x.test": "A"})
 
 
+async def test_a_no_given_after_newer_consent_replaces_the_older_one(pool: Pool) -> None:
+    """9f: read just before the push that was to turn mail on; mail is off by the older no."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        said = {"contact_id": "ann", "email": "ann@x.test", "at": datetime.now(UTC).isoformat()}
+        w.acme.notices = [said]
+        assert await w.hand.reader.read() == 1
+        w.acme.at("ann@x.test")[0].subscribed = False
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        again = datetime.now(UTC) + timedelta(seconds=1)
+        w.acme.notices = [said, {**said, "at": again.isoformat()}]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+        assert await pool.fetchval("select occurred_at from syncd.opt_out") == again
+
+
+@pytest.mark.parametrize("key", ["address", "remote id"])
+async def test_a_no_goes_with_its_record_to_whoever_takes_it_over(pool: Pool, key: Key) -> None:
+    """9: cyd's own row is older than bob's no; the record that she gets was written after it."""
+    async with world(pool, key, READS | Can.REPEAT) as w:
+        await put(pool, "bob", "cyd")
+        await w.hand.drain()
+        no = datetime.now(UTC).isoformat()
+        await gone(pool, "bob")
+        await w.hand.drain()
+        await move(pool, cyd="bob@x.test")
+        await w.hand.plan()
+        w.acme.notices = [{"email": "bob@x.test", "at": no}]
+        assert await w.hand.reader.read() == 1
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+
+
 async def test_a_return_without_any_no_is_mailed_again(pool: Pool) -> None:
     """9: false to true in the source without an opt-out is a resubscription."""
     async with world(pool, REMOTE, READS) as w:
