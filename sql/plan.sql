@@ -16,7 +16,9 @@ select f.owes_full or f.position is null or f.generation is distinct from $3::te
  where f.destination_id = $1::int;
 
 -- name: read_change
--- One snapshot says both what is read and where the feed then stands (races 12).
+-- One snapshot says both what is read and where the feed then stands (races 12). It never names its
+-- own transaction as running: where somebody with a later number has committed (while we waited for
+-- the feed's lock, say), what this pass itself notes as changed would count as read. So it is named.
 with rows as materialized (
     select c.contact_id, c.list_id, c.gone
       from syncd.change c
@@ -25,7 +27,13 @@ with rows as materialized (
        and not pg_visible_in_snapshot(c.xid, $2::text::pg_snapshot)
      limit $3::bigint
 )
-select pg_current_snapshot()::text as position,
+select (select pg_snapshot_xmin(s) || ':' || pg_snapshot_xmax(s) || ':'
+               || array_to_string(array(
+                      select x from pg_snapshot_xip(s) x
+                      union
+                      select pg_current_xact_id() where pg_current_xact_id() < pg_snapshot_xmax(s)
+                       order by 1), ',')
+          from pg_current_snapshot() s) as position,
        (select count(*) from rows) as n,
        array(select distinct contact_id from rows where contact_id is not null) as contacts,
        array(select distinct list_id from rows where list_id is not null) as lists,
