@@ -127,7 +127,10 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
     def _judge_address(self, email: str, group: list[str], records: list[Record]) -> None:
         mailed = [r for r in records if r.mail == "on"]
         if len(mailed) > 1:
-            self.bad(f"{email} of {group} is mailed {len(mailed)} times: {mailed}")
+            self.bad(
+                f"{email} of {group} is mailed {len(mailed)} times: {mailed}"
+                f"{self.history(email, *group)}"
+            )
             return
         holder = next(
             (

@@ -82,6 +82,25 @@ async def test_a_full_pass_finds_shared_addresses_in_whatever_window_they_lie(
         assert (await w.hand.row("c00040"))["state"] == "rejected"
 
 
+@every_key
+@pytest.mark.parametrize("full", [False, True])
+async def test_addresses_that_differ_in_case_and_blanks_only_are_shared(
+    pool: Pool, key: Key, full: bool
+) -> None:
+    """8: blanks are not sent, so they tell nobody apart."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.drain()
+        await put(pool, "c2= S@x.test ")
+        if full:
+            await pool.execute("delete from syncd.change")
+            await w.hand.full(direct=True)
+        await w.hand.drain()
+
+        assert await people(w) == {"c1": "s@x.test"}
+        assert "shares its address with contact c1" in (await w.hand.row("c2"))["last_error"]
+
+
 # ── Moves ───────────────────────────────────────────────────────────────────────────────────
 
 
