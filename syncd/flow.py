@@ -116,6 +116,7 @@ class Flow:
         self.tally = Tally()
         self.stop = push.stop
         self.full: FullPass | None = None  # the one that runs
+        self.fingerprint: str | None = None  # of the credential
         self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
         self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
@@ -387,15 +388,19 @@ class Flow:
             refusal = type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
         self.tally.failure = refusal
         self.destination = replace(self.destination, halted=refusal.reason)
-        if await control.halt(self.planner.pool, self.destination.id, refusal.reason):
+        if await self._write_halt(refusal.reason):
             log.error("destination halted", reason=refusal.reason)
+
+    async def _write_halt(self, reason: str) -> bool:
+        pool, me = self.planner.pool, self.destination.id
+        return await control.halt(pool, me, reason, self.fingerprint)
 
     async def _halt_creates(self, words: str, results: Sequence[Settled]) -> Sequence[Settled]:
         """The same refusal for many contacts running is not about contacts: reject nobody."""
         reason = f"{CREATES}refused for {len(self.refusals.contacts)} contacts running: {words}"
         contacts, self.refusals.contacts = sorted(self.refusals.contacts), set()
         self.destination = replace(self.destination, halted=reason)
-        if await control.halt(self.planner.pool, self.destination.id, reason):
+        if await self._write_halt(reason):
             log.error("creates halted", reason=words)
         await control.retry(self.planner.pool, [self.destination.name], contacts)
         return [
