@@ -320,8 +320,9 @@ class Journal:
         rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
         return {row["contact_id"] for row in rows}
 
-    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str]]) -> None:
-        """Write down the remote ids that a look-up of doubtful contacts has found."""
+    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str, str]]) -> None:
+        """Write down the remote ids that a look-up of doubtful contacts has found, and the lists
+        that they may be in: (contact, address, subscribed, remote, lists)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
             await self.pool.execute(sql.journal.remember_remote, self.destination_id, *columns)

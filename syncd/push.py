@@ -15,7 +15,7 @@ import orjson
 
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
-from syncd.journal import Claim, Journal, Settled
+from syncd.journal import Claim, Journal, Settled, array_literal
 from syncd.model import Absent, Applied, Can, Change, Found, Outcome, Rejected, Traits, Verb, Waits
 from syncd.outcomes import halve, handed_back, postponed, settled
 
@@ -278,12 +278,14 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
 
 def _remembered(
     entries: Sequence[Entry], found: Sequence[Found]
-) -> Iterator[tuple[str, str, bool, str]]:
+) -> Iterator[tuple[str, str, bool, str, str]]:
     for entry, one in zip(entries, found, strict=True):
         if one.remote is None or entry.left_over:
             continue
         if entry.change.doubtful and entry.email:
-            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote)
+            was = entry.change.was
+            lists = array_literal(sorted(was.lists) if was else [])
+            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote), lists
 
 
 def _dump(remote: Mapping[str, Any]) -> str:

@@ -131,6 +131,28 @@ async def test_the_repeat_after_a_lost_answer_asks_for_consent_too(pool: Pool) -
         assert await pool.fetchval("select contact_id from syncd.opt_out") == "ann"
 
 
+async def test_the_lists_of_a_lost_create_are_left_though_the_look_up_met_a_no(pool: Pool) -> None:
+    """6, 9d: the doubt ends with the no; what the try may have left is still known."""
+    async with world(pool, REMOTE, FIND) as w:
+        await pool.execute("insert into syncd.list (id, name) values ('a', 'A'), ('b', 'B')")
+        await put(pool, "ann")
+        await pool.execute("insert into syncd.membership (list_id, contact_id) values ('a', 'ann')")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await pool.execute("update syncd.membership set list_id = 'b'")
+        w.acme.say_no("ann@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        [record] = w.acme.at("ann@x.test")
+        record.no = False
+        await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+        assert record.lists == {"b"}
+
+
 async def test_what_we_did_ourselves_is_no_observation(pool: Pool) -> None:
     """9e: withdrawn by us, read back as 'unsubscribed': the honest return is mailed again."""
     async with world(pool, REMOTE, READS) as w:
