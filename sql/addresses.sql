@@ -52,13 +52,14 @@ select count(*)::int from kept;
 
 -- name: part
 -- A contact deleted and back with another address is somebody else (races 29): what the provider
--- has of the first one goes on under a name that nobody wants, and so is removed.
+-- has of the first one goes on under a name that nobody wants, and so is removed. Not while a
+-- request is on its way, or was lost: it may have put the second one on the first one's record.
 update syncd.mirror m
    set contact_id = m.contact_id || ' (gone ' || nextval('syncd.claim_number') || ')'
  where m.destination_id = $1::int and m.contact_id = any($2::text[])
    and not exists (select 1 from syncd.journal j
                     where j.destination_id = m.destination_id and j.contact_id = m.contact_id
-                      and j.state = 'sent')
+                      and (j.state = 'sent' or j.doubtful))
 returning m.contact_id, split_part(m.contact_id, ' (gone ', 1) as before;
 
 -- name: note_gone

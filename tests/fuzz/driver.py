@@ -132,7 +132,9 @@ class Run:
                 self.counts["writes"] = self.writers.writes
                 for process in self.processes:
                     await process.stop()
-            self.violations += self.store.violations + self.store.second_records()
+            self.violations += self.store.violations
+            for owner, told in self.store.second_records():
+                self.violations.append(told + Verdict(self).history(owner))
             self.residues += self.store.residues
             await self._check()
         await asyncio.gather(*self.leftovers, return_exceptions=True)

@@ -307,6 +307,33 @@ async def test_whoever_gets_a_record_at_the_end_of_a_chain_is_planned_too(
         assert w.acme.mailed() == {"c2@x.test": "A", "c3@x.test": "A"}
 
 
+async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_put_on(
+    pool: Pool,
+) -> None:
+    """29: c1 came back elsewhere while it was in flight; its next try, on the old record, was lost.
+    That record is c1's then, and must not be taken away as somebody else's."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1")
+        await w.hand.drain()
+        await rename(pool, "c1", "B")
+        await w.hand.plan()
+        w.acme.before.clear()
+        w.acme.faults += ["lost", "lost"]
+        sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
+        await w.acme.arrival(2)
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c1")  # type: ignore[arg-type]
+            await put(connection, "c1=new@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.plan()
+        w.acme.before.set()
+        await sending
+        await w.hand.step()
+        assert (await w.hand.row("c1"))["doubtful"]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"new@x.test": "N"}
+
+
 async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(pool: Pool) -> None:
     """8: c1's create at s@ was lost, s@ has become c2's, c1 goes elsewhere: c2 stays mailed."""
     async with world(pool, "address", FIND | Can.REPEAT) as w:

@@ -765,10 +765,12 @@ async def test_what_a_pass_notes_itself_is_read_though_a_later_transaction_has_c
     async with world(pool) as w:
         async with pool.acquire() as connection, connection.transaction():
             feed = await connection.fetchrow(sql.plan.lock_feed, w.hand.id)
+            assert feed is not None
             await put(pool, "ann")  # by another connection, which has the later number
             new = await connection.fetchrow(
                 sql.plan.read_change, "default", feed["position"], 10, w.hand.id
             )
+            assert new is not None
             assert new["contacts"] == ["ann"]
             await connection.execute(sql.plan.note_changes, "default", ["bob"])
             await connection.execute(sql.plan.move_feed, w.hand.id, new["position"], False)
