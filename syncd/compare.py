@@ -62,7 +62,8 @@ class Compare:
         """What a keyed pass looks at: $1 castable ids, $2 all ids, $3 whether to force.
 
         Rows: contact_id, wanted (is desired), digest, fault, email, subscribed, m_*, j_*,
-        in_window; contacts that are in step and have no journal row do not come out.
+        in_window; contacts that are in step and have no journal row do not come out. Who is gone is
+        never in step, also where what the provider has is not known (no digest on either side).
         """
         return f"""
 with d as materialized (
@@ -74,7 +75,7 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
  cross join lateral (select {self._in_window} as in_window offset 0) w
  where m.digest is distinct from d.digest or m.state is distinct from 'here'
-    or j.state is not null or w.in_window or $3::boolean"""
+    or d.contact_id is null or j.state is not null or w.in_window or $3::boolean"""
 
     _states = """m.state as m_state, m.digest as m_digest, m.email as m_email,
        m.subscribed as m_subscribed, j.state as j_state, j.digest as j_digest, j.wish as j_wish"""

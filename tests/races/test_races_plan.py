@@ -758,6 +758,25 @@ def test_a_statement_named_twice_is_refused() -> None:
         parse("-- name: one\nselect 1;\n-- name: one\nselect 2;\n", "x.sql")
 
 
+@pytest.mark.parametrize("full", [False, True])
+async def test_whoever_is_gone_is_removed_though_what_is_there_is_not_known(
+    pool: Pool, full: bool
+) -> None:
+    """6, 16: no digest in the mirror, none in the source: that is no sameness."""
+    async with world(pool) as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await pool.execute("update syncd.mirror set digest = null where contact_id = 'ann'")
+        await gone(pool, "ann")
+        if full:
+            await pool.execute("delete from syncd.change")
+            await w.hand.full()
+            await control.release_decided(pool)
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+
+
 async def test_what_a_pass_notes_itself_is_read_though_a_later_transaction_has_committed(
     pool: Pool,
 ) -> None:
