@@ -177,17 +177,13 @@ select $1::int, 'here', -count(*) from rows where state in ('here', 'adopted') h
 
 -- name: others_records
 -- Which of these contacts were found, by address, in a record that is another's: its mirror row says
--- so, at that address or in doubt about having moved there.
+-- so. Not the address decides: a lost request of the one that had the record before may have moved it.
 select u.contact_id
-  from unnest($2::text[], $3::text[], $4::text[]) u (contact_id, email, remote)
+  from unnest($2::text[], $3::text[]) u (contact_id, remote)
  where u.remote::jsonb <> '{}' and exists (
        select 1 from syncd.mirror m
         where m.destination_id = $1::int and m.contact_id <> u.contact_id
-          and m.remote @> u.remote::jsonb
-          and (m.email = u.email or m.contact_id in (
-                  select j.contact_id from syncd.journal j
-                   where j.destination_id = $1::int and j.email = u.email
-                     and (j.doubtful or j.state = 'sent'))));
+          and m.remote @> u.remote::jsonb and m.state <> 'absent');
 
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,

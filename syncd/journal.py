@@ -312,8 +312,8 @@ class Journal:
 
     # ── Beside the two ──────────────────────────────────────────────────────────────────────
 
-    async def others_records(self, found: Sequence[tuple[str, str, str]]) -> set[str]:
-        """Which of these (contact, address it was found under, remote) found another's record."""
+    async def others_records(self, found: Sequence[tuple[str, str]]) -> set[str]:
+        """Which of these contacts were found in a record (its remote) that is another's."""
         if not found:
             return set()
         columns = map(list, zip(*found, strict=True))

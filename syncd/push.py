@@ -143,7 +143,7 @@ class Push:
         if self.adapter.traits.key != "remote id":
             return found
         told = [
-            (entry.contact_id, (one.email or entry.email).lower(), _dump(one.remote))
+            (entry.contact_id, _dump(one.remote))
             for entry, one in zip(ask, found, strict=True)
             if one.remote and one.remote != entry.change.remote
         ]

@@ -334,6 +334,26 @@ async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_pu
         assert w.acme.mailed() == {"new@x.test": "N"}
 
 
+async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_one_got(
+    pool: Pool,
+) -> None:
+    """8, 6: c1's move may have arrived; its record is c2's by now, at whatever address it is."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1")
+        await w.hand.drain()
+        await move(pool, c1="new@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c1")  # type: ignore[arg-type]
+            await put(connection, "c2=c1@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c1@x.test": "N"}
+        assert await people(w) == {"c2": "c1@x.test"}
+
+
 async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(pool: Pool) -> None:
     """8: c1's create at s@ was lost, s@ has become c2's, c1 goes elsewhere: c2 stays mailed."""
     async with world(pool, "address", FIND | Can.REPEAT) as w:
