@@ -1,7 +1,7 @@
 -- name: exchange
 -- Contact $2[i] takes the place of contact $3[i] at the provider: its address and, where the
--- record is not keyed by our own id ($4), the remote record with all that is in it. Nothing happens
--- while one of them is in flight. A contact without a mirror row takes the other's over entirely.
+-- record is not keyed by our own id ($4), the remote record with all that is in it, and when it was
+-- written: a no that was said there before is not our own doing. Nothing happens while one of them is in flight. A contact without a mirror row takes the other's over entirely.
 -- The digest is one that nothing has: it differs, and so is a change to the guard; null would be
 -- taken for the repeat of something that was counted before.
 with moves as materialized (
@@ -17,16 +17,16 @@ with moves as materialized (
        for update
 ), new as materialized (
     select moves.contact_id, old.email, held.fields, held.lists, held.subscribed, held.state,
-           held.remote, case when held.state = 'here'
+           held.remote, held.pushed_at, case when held.state = 'here'
                              then '00000000-0000-0000-0000-000000000000'::uuid end as digest
       from moves
       join old on old.contact_id = moves.of
       left join old mine on mine.contact_id = moves.contact_id
      cross join lateral (
-         select old.fields, old.lists, old.subscribed, old.state, old.remote
+         select old.fields, old.lists, old.subscribed, old.state, old.remote, old.pushed_at
           where $4::boolean or mine.contact_id is null
          union all
-         select mine.fields, mine.lists, mine.subscribed, mine.state, mine.remote
+         select mine.fields, mine.lists, mine.subscribed, mine.state, mine.remote, mine.pushed_at
           where not $4::boolean and mine.contact_id is not null) held
      where not exists (select 1 from busy)
 ), gone as (
@@ -37,28 +37,29 @@ with moves as materialized (
        and exists (select 1 from new)
 ), kept as (
     insert into syncd.mirror as m (destination_id, contact_id, email, fields, lists, subscribed,
-                                   state, remote, digest)
+                                   state, remote, digest, pushed_at)
     select $1::int, n.contact_id, n.email, n.fields, n.lists, n.subscribed, n.state, n.remote,
-           n.digest
+           n.digest, n.pushed_at
       from new n
      order by n.contact_id
     on conflict (destination_id, contact_id) do update
        set email = excluded.email, fields = excluded.fields, lists = excluded.lists,
            subscribed = excluded.subscribed, remote = excluded.remote, state = excluded.state,
-           digest = excluded.digest
+           digest = excluded.digest, pushed_at = excluded.pushed_at
     returning 1
 )
 select count(*)::int from kept;
 
 -- name: part
 -- A contact deleted and back with another address is somebody else (races 29): what the provider
--- has of the first one goes on under a name that nobody wants, and so is removed.
+-- has of the first one goes on under a name that nobody wants, and so is removed. Not while a
+-- request is on its way, or was lost: it may have put the second one on the first one's record.
 update syncd.mirror m
    set contact_id = m.contact_id || ' (gone ' || nextval('syncd.claim_number') || ')'
  where m.destination_id = $1::int and m.contact_id = any($2::text[])
    and not exists (select 1 from syncd.journal j
                     where j.destination_id = m.destination_id and j.contact_id = m.contact_id
-                      and j.state = 'sent')
+                      and (j.state = 'sent' or j.doubtful))
 returning m.contact_id, split_part(m.contact_id, ' (gone ', 1) as before;
 
 -- name: note_gone

@@ -31,6 +31,9 @@ update syncd.destination set halted = null
  where id = $1::int and halted is not null and ($2::text is null or starts_with(halted, $2::text))
 returning id;
 
+-- name: halted_with
+select halted_with from syncd.feed where destination_id = $1::int;
+
 -- name: trim_change
 select syncd.trim_change();
 

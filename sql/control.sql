@@ -9,9 +9,15 @@ update syncd.destination
 returning name;
 
 -- name: halt
-update syncd.destination set halted = $2::text
- where id = $1::int and halted is null
-returning id;
+-- With the fingerprint of the credential it was working with ($3), if that may be the reason.
+with halted as (
+    update syncd.destination set halted = $2::text
+     where id = $1::int and halted is null
+    returning id
+), noted as (
+    update syncd.feed f set halted_with = $3::text from halted where f.destination_id = halted.id
+)
+select id from halted;
 
 -- name: held_plans
 select p.id, d.name as destination, p.kind,

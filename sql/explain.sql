@@ -41,7 +41,9 @@ select to_jsonb(d)::text from syncd.delivery d
 
 -- name: seen
 select to_jsonb(s)::text from syncd.seen s
- where s.destination_id = any($1::int[]) and lower(s.email) = $3::text and $2::text[] is not null
+ where s.destination_id = any($1::int[])
+   and (lower(s.email) = $3::text
+        or (s.list_key = 'our own opt-outs' and s.remote_id = any($2::text[])))
  order by s.destination_id, s.list_key, s.remote_id;
 
 -- name: intent

@@ -3,6 +3,24 @@ select exists (select 1 from syncd.journal where destination_id = $1::int and st
        exists (select 1 from syncd.journal where destination_id = $1::int and state = 'sent') as sent,
        exists (select 1 from syncd.intent where destination_id = $1::int) as windows;
 
+-- name: waiting
+-- What of the rows planned until then ($2; null: until now) is still to be done; whether a bulk job
+-- of the provider has some of them.
+select count(*) as n, coalesce(bool_or(j.receipt is not null), false) as jobs,
+       clock_timestamp() as now
+  from syncd.journal j
+ where j.destination_id = $1::int and j.state in ('due', 'sent')
+   and ($2::timestamptz is null or j.planned_at <= $2::timestamptz);
+
+-- name: reasons
+-- Why what is due was not done, the most frequent first.
+select j.last_error as why, count(*) as n
+  from syncd.journal j
+ where j.destination_id = $1::int and j.state in ('due', 'sent')
+ group by j.last_error
+ order by n desc, why
+ limit 3;
+
 -- name: counts
 -- How a destination stands, for status and for the summary of a backfill.
 select d.name,

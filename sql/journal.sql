@@ -153,7 +153,8 @@ with rows as materialized (
      order by contact_id
        for no key update
 ), doubted as (
-    update syncd.mirror m set digest = null, subscribed = false, state = 'withdrawn'
+    update syncd.mirror m
+       set digest = null, subscribed = false, state = 'withdrawn', pushed_at = now()
      where m.destination_id = $1::int
        and m.contact_id = any(array(select r.contact_id from rows r))
 )
@@ -162,28 +163,25 @@ select $1::int, 'here', -count(*) from rows where state in ('here', 'adopted') h
 
 -- name: others_records
 -- Which of these contacts were found, by address, in a record that is another's: its mirror row says
--- so, at that address or in doubt about having moved there.
+-- so. Not the address decides: a lost request of the one that had the record before may have moved it.
 select u.contact_id
-  from unnest($2::text[], $3::text[], $4::text[]) u (contact_id, email, remote)
+  from unnest($2::text[], $3::text[]) u (contact_id, remote)
  where u.remote::jsonb <> '{}' and exists (
        select 1 from syncd.mirror m
         where m.destination_id = $1::int and m.contact_id <> u.contact_id
-          and m.remote @> u.remote::jsonb
-          and (m.email = u.email or m.contact_id in (
-                  select j.contact_id from syncd.journal j
-                   where j.destination_id = $1::int and j.email = u.email
-                     and (j.doubtful or j.state = 'sent'))));
+          and m.remote @> u.remote::jsonb and m.state <> 'absent');
 
 -- name: remember_remote
--- A look-up found a record that was in doubt: its id is written down before anything else is done.
+-- A look-up found a record that was in doubt: its id is written down before anything else is done,
+-- and the lists that the tries may have left it in: the journal may forget them with the doubt.
 insert into syncd.mirror as m
-       (destination_id, contact_id, email, subscribed, digest, state, remote)
-select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb
-  from unnest($2::text[], $3::text[], $4::boolean[], $5::text[])
-       u (contact_id, email, subscribed, remote)
+       (destination_id, contact_id, email, subscribed, digest, state, remote, lists)
+select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[]
+  from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
+       u (contact_id, email, subscribed, remote, lists)
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
-   set remote = excluded.remote, digest = null,
+   set remote = excluded.remote, digest = null, lists = excluded.lists,
        state = case when m.state = 'absent' then 'here' else m.state end;
 
 -- name: off_meanwhile

@@ -17,7 +17,9 @@ select f.owes_full or f.position is null or f.generation is distinct from $3::te
 
 -- name: read_change
 -- What is new since the feed's position, at most $2 rows, and the feed moves beyond it. One snapshot
--- says both what is read and where the feed then stands (races 12). The feed's row is locked.
+-- says both what is read and where the feed then stands (races 12). It never names its own
+-- transaction as running: where somebody with a later number has committed (while we waited for the
+-- feed's lock, say), what this pass itself notes as changed would count as read. So it is named.
 with feed as materialized (
     select position, owes_full, here, generation from syncd.feed where destination_id = $3::int
 ), rows as materialized (
@@ -33,8 +35,15 @@ with feed as materialized (
       from rows
 ), moved as (
     update syncd.feed m
-       set position = pg_current_snapshot(), owes_full = m.owes_full or found.owes_full,
-           planned_at = now()
+       set owes_full = m.owes_full or found.owes_full, planned_at = now(),
+           position = (select pg_snapshot_xmin(s) || ':' || pg_snapshot_xmax(s) || ':'
+                          || array_to_string(array(
+                                 select x from pg_snapshot_xip(s) x
+                                 union
+                                 select pg_current_xact_id()
+                                  where pg_current_xact_id() < pg_snapshot_xmax(s)
+                                  order by 1), ',')
+                     from pg_current_snapshot() s)::pg_snapshot
       from found
      where m.destination_id = $3::int and found.n > 0 and not found.too_many
 )

@@ -31,6 +31,8 @@ select m.contact_id from syncd.mirror m
 -- Opt-outs that a provider told of. What we did ourselves (the mirror says so) is no observation,
 -- nor is an event that was lifted since; an address is the one told, else the mirror's. A newer no
 -- replaces the older one (consent may lie between them), and the mirror learns that mail is off.
+-- Of what was our own doing, the last event is remembered (`seen`): the next reading may bring it
+-- again, when mail has long been turned on.
 with told as (
     select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence
       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
@@ -51,16 +53,44 @@ with told as (
                   or (told.contact_id is null and x.email = lower(btrim(told.email))))
            order by x.subscribed desc, x.contact_id  -- who is mailed there, not who was before
            limit 1) m on true
+), judged as materialized (
+    select k.*,
+           k.kind = 'unsubscribed' and k.list_id is null and k.subscribed is false
+           and coalesce(k.occurred_at >= k.pushed_at, true)
+           and not exists (  -- mail may have been turned on meanwhile, but not by a claim that waits
+                             -- for this very reading ($8)
+               select 1 from syncd.journal j
+                where j.destination_id = $1::int and j.contact_id = k.contact_id
+                  and (j.doubtful or (j.state = 'sent' and j.claim is distinct from $8::bigint)))
+           and not exists (  -- mail may be off by an older no, which newer consent or a person who
+                             -- lifts it can undo: what is younger is nothing that we did
+               select 1 from syncd.opt_out o
+                where o.destination_id = $1::int and o.kind = k.kind and o.list_id is null
+                  and (o.email_hash = k.hash or o.contact_id = k.contact_id)
+                  and coalesce(o.occurred_at, o.observed_at) < k.occurred_at
+                  and (o.lifted_at is null or o.lifted_at < k.occurred_at)
+                  and coalesce(o.evidence ->> 'ts' < (k.evidence::jsonb ->> 'ts') collate "C",
+                               k.evidence::jsonb ->> 'ts' is null)) as ours
+      from known k
+), remembered as (
+    insert into syncd.seen as s (destination_id, list_key, remote_id, status, scan_id)
+    select $1::int, 'our own opt-outs', k.contact_id, max(k.evidence::jsonb ->> 'ts' collate "C"), 0
+      from judged k
+     where k.ours and k.evidence::jsonb ->> 'ts' is not null
+     group by k.contact_id
+     order by k.contact_id
+    on conflict (destination_id, list_key, remote_id) do update set status = excluded.status
+        where s.status collate "C" < excluded.status
 ), news as (
     select distinct on (k.email, k.contact_id, k.list_id, k.kind)
            k.*
-      from known k
-     where not (k.kind = 'unsubscribed' and k.list_id is null and k.subscribed is false
-                and coalesce(k.occurred_at >= k.pushed_at, true)
-                and not exists (  -- mail may have been turned on meanwhile
-                    select 1 from syncd.journal j
-                     where j.destination_id = $1::int and j.contact_id = k.contact_id
-                       and (j.state = 'sent' or j.doubtful)))
+      from judged k
+     where not k.ours
+       and not exists (
+           select 1 from syncd.seen s
+            where s.destination_id = $1::int and s.list_key = 'our own opt-outs'
+              and s.remote_id = k.contact_id and k.kind = 'unsubscribed' and k.list_id is null
+              and (k.evidence::jsonb ->> 'ts') collate "C" <= s.status)
        and not exists (  -- `ts`: the provider's own clock, all digits. What moment that means may
                          -- differ from one reading to the next; which event came first does not
            select 1 from syncd.opt_out o

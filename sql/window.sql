@@ -1,24 +1,25 @@
 -- name: begin
+-- `claims`: how many claims were made before anything of the window is read.
 insert into syncd.intent (destination_id, claim, lo, hi, claimed_by)
 values ($1::int, nextval('syncd.claim_number'), $2::text, $3::text, $4::bigint)
-returning claim;
+returning claim, (select last_value from syncd.claims_made) as claims;
 
 -- name: lock
-select claim from syncd.intent where destination_id = $1::int and claim = $2::bigint for update;
+select claim, (select last_value from syncd.claims_made) as claims
+  from syncd.intent where destination_id = $1::int and claim = $2::bigint
+   for update;
 
 -- name: contested
--- Which of a window's addresses are, old or new, in flight for somebody else.
+-- Which of a window's addresses are in flight for somebody, or stand on a mirror row: since the
+-- window was read a claim may have come and gone that gave one of them to another contact.
 with mine as materialized (
     select array_agg(s.email) as emails from syncd.staged s where s.claim = $2::bigint
 )
-select f.holds as email from syncd.journal f
+select f.holds as email, f.contact_id from syncd.journal f
  where f.destination_id = $1::int and f.state = 'sent'
    and f.holds = any((select m.emails from mine m)::text[])
-union
-select h.email
-  from syncd.mirror h
-  join syncd.journal f on f.destination_id = h.destination_id and f.contact_id = h.contact_id
-                      and f.state = 'sent'
+union all
+select h.email, h.contact_id from syncd.mirror h
  where h.destination_id = $1::int and h.email = any((select m.emails from mine m)::text[]);
 
 -- name: leave_out

@@ -245,6 +245,7 @@ async def assemble(
         )  # fmt: skip
         if worker is not None:
             made.flow = _flow(made, settings, worker, limits)
+            made.flow.fingerprint = held.fingerprint
         try:
             yield made
         finally:

@@ -24,6 +24,7 @@ from syncd.flow import CREATES, first_of
 from syncd.members import list_id, plan_members
 from syncd.outcomes import backoff
 from syncd.serve import CONFIGURATION, FOLLOWED
+from syncd.words import count
 
 if TYPE_CHECKING:
     from syncd.app import App
@@ -120,6 +121,10 @@ class Backfill:
         part.unconveyed = await self.app.pool.fetchval(sql.flow.unconveyed, me)
         if part.tally.failure is not None:
             part.failed(part.tally.failure)
+        if part.pending and not part.why:
+            reasons = await self.app.pool.fetch(sql.flow.reasons, me)
+            said = "; ".join(f"{row['n']:,}: {row['why'] or 'not tried yet'}" for row in reasons)
+            part.why = f"{count(part.pending, 'change')} still pending: {said}"
 
     # ── All destinations ────────────────────────────────────────────────────────────────────
 
@@ -213,7 +218,7 @@ class Backfill:
         if self.only is None:
             await part.flow.backfill(self.force)
         for _ in range(ROUNDS):
-            if part.flow.gives_up or part.flow.destination.paused:
+            if part.flow.gives_up or part.flow.is_stuck or part.flow.destination.paused:
                 break
             if not await (self._looked(part) if self.only is None else self._planned(part)):
                 part.quiet = True

@@ -121,8 +121,8 @@ async def _speed(connection: Connection, source: Source) -> list[Finding]:
         ("contacts by id", "id", f"{contact} x where x.id = {ids}"),
         (
             "contacts by address",
-            "lower(email)",
-            f"{contact} x where lower(x.email::text) = any(array['a@b.c'])",
+            "lower(btrim(email))",
+            f"{contact} x where lower(btrim(x.email::text)) = any(array['a@b.c'])",
         ),
         ("lists by contact", "contact_id", f"{membership} x where x.contact_id = {ids}"),
     )

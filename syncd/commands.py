@@ -82,7 +82,7 @@ class Commands:
             bell = {"sync": flow.bells.plan, "scan": flow.bells.read}.get(kind, flow.bells.full)
             bell.set()
         asleep = sorted(set(names) - set(rung))
-        if asleep and kind == "scan" and age < PATIENCE:
+        if asleep and kind in ("scan", "sync") and age < PATIENCE:
             raise NotServedYet
         return {"started": rung, "not served here": asleep}
 

@@ -69,7 +69,8 @@ class Compare:
 
         Rows: contact_id, wanted (is desired), digest, fault, email, subscribed, m_*, j_*,
         in_window, crowded (not there any more, and somebody else has its address); contacts that
-        are in step and have no journal row do not come out.
+        are in step and have no journal row do not come out. Who is gone is never in step, also
+        where what the provider has is not known (no digest on either side).
         """
         crowded = "false"
         if self.crowds:  # `offset 0`: for each, by the index; never hashed for all of them
@@ -87,7 +88,7 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
  cross join lateral (select {self._in_window} as in_window offset 0) w
  where m.digest is distinct from d.digest or m.state is distinct from 'here'
-    or m.digest is null or j.state is not null or w.in_window or $3::boolean"""
+    or d.contact_id is null or j.state is not null or w.in_window or $3::boolean"""
 
     _states = """m.state as m_state, m.digest as m_digest, m.email as m_email,
        m.subscribed as m_subscribed, j.state as j_state, j.digest as j_digest, j.wish as j_wish"""
@@ -190,7 +191,11 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
 
     @cached_property
     def for_claim(self) -> str:
-        """What a claim reads after its lock: $1 castable ids, $2 all ids, $3 its claim number."""
+        """What a claim reads after its lock: $1 castable ids, $2 all ids, and of each in $3 the
+        address that a doubtful try of it was sent under (null: none).
+
+        `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
+        """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
         more = ", m.fields, m.lists, m.remote, m.pushed_at"
@@ -219,8 +224,16 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                                   and f.holds is not null
              where h.destination_id = {destination}
                and h.email = any(array[lower(d.email), m.email])
-               and h.contact_id <> k.contact_id limit 1)) end
+               and h.contact_id <> k.contact_id limit 1)) else (
+           select f.contact_id from syncd.journal f
+            where f.destination_id = {destination} and f.state = 'sent'
+              and f.holds = m.email and f.contact_id <> k.contact_id limit 1) end
            as in_flight,
+       case when k.tried is not null then (
+           select f.contact_id from syncd.journal f
+            where f.destination_id = {destination} and f.state = 'sent'
+              and f.holds = k.tried and f.contact_id <> k.contact_id limit 1) end
+           as tried_in_flight,
        lower(d.email) is distinct from m.email and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
@@ -234,12 +247,11 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                   select f.email from syncd.journal f
                    where f.destination_id = {destination} and f.contact_id = k.contact_id))
             limit 1) end as successor,
-       (select h.contact_id
-          from syncd.journal f
-          join syncd.mirror h on h.destination_id = f.destination_id and h.email = f.email
-                             and h.contact_id <> f.contact_id
-         where f.destination_id = {destination} and f.contact_id = k.contact_id and f.doubtful
-         limit 1) as holder_of_tried,
+       case when k.tried is not null then (
+           select h.contact_id from syncd.mirror h
+            where h.destination_id = {destination} and h.email = k.tried
+              and h.contact_id <> k.contact_id and h.state in ('here', 'adopted')
+            limit 1) end as holder_of_tried,
        {self._erase} as erase
-  from unnest($2::text[]) k (contact_id)
+  from unnest($2::text[], $3::text[]) k (contact_id, tried)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""

@@ -71,9 +71,14 @@ async def pause(pool: Pool, names: Sequence[str], paused: bool) -> Sequence[str]
     return [r["name"] for r in await pool.fetch(sql.control.pause, found, paused)]
 
 
-async def halt(pool: Pool, destination_id: int, reason: str) -> bool:
-    """Stop a destination with the reason for a person; False if it was halted already."""
-    return await pool.fetchval(sql.control.halt, destination_id, reason) is not None
+async def halt(
+    pool: Pool, destination_id: int, reason: str, fingerprint: str | None = None
+) -> bool:
+    """Stop a destination with the reason for a person; False if it was halted already.
+
+    fingerprint: of the credential in use; another one lifts the halt.
+    """
+    return await pool.fetchval(sql.control.halt, destination_id, reason, fingerprint) is not None
 
 
 class HeldPlan(NamedTuple):

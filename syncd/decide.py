@@ -96,7 +96,26 @@ class Rules:
 
 
 def decide(row: Row, entry: Row, rules: Rules) -> Decision:
-    """Judge one claimed contact. *row*: from `Compare.for_claim`; *entry*: its journal row."""
+    """Judge one claimed contact. *row*: from `Compare.for_claim`; *entry*: its journal row.
+
+    Nobody is sent to an address that a request in flight is about. Claims take turns, so none gets
+    there meanwhile; left to the unique index, one such contact would stop the whole claim, and the
+    index would wait for a pass that waits for us (races 19).
+    """
+    made = _decide(row, entry, rules)
+    sent = made.entry if isinstance(made, Settle) else made
+    if isinstance(sent, Entry) and _is_contested(row, sent):
+        return Release(row["contact_id"], 0.2, "its address is in flight for another contact")
+    return made
+
+
+def _is_contested(row: Row, sent: Entry) -> bool:
+    if row["tried_in_flight"] is not None and sent.email not in (row["email"], row["m_email"]):
+        return True  # it is about the address of a lost try
+    return row["in_flight"] is not None and not sent.left_over
+
+
+def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id = row["contact_id"]
     if row["in_window"]:
         return Release(contact_id, 0.2, "a full pass has its window in flight")
@@ -108,16 +127,16 @@ def decide(row: Row, entry: Row, rules: Rules) -> Decision:
         if unfit(row) and entry["wish"] == "remove" and rules.when_gone != "keep":
             return _leaving(row, entry, rules)
         return Refuse(contact_id, row["fault"], row["digest"])
+    equal = row["m_digest"] == row["digest"] and row["m_state"] in ("here", "absent")
+    doubtful = _in_doubt(entry)
+    if equal and not doubtful and not entry["force"]:
+        return Drop(contact_id)
     rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
     if rival is not None:
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
     known = row["m_state"] in HELD
-    equal = row["m_digest"] == row["digest"] and row["m_state"] in ("here", "absent")
-    doubtful = _in_doubt(entry)
-    if equal and not doubtful and not entry["force"]:
-        return Drop(contact_id)
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):
         return made
@@ -207,6 +226,8 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
             return Refuse(row["contact_id"], f"has no {rules.key_name}", row["digest"])
         remote = {**(remote or {}), rules.key_name: row["remote_key"]}
     was = was_person(row, entry)
+    if row["holder_of_tried"] is not None and rules.traits.key == "address" and not _is_known(row):
+        was = None  # what a lost try may have left is another contact's by now
     if was is not None and entry["doubtful"] and not want.subscribed:
         was = was._replace(subscribed=True)  # a silence that may not have arrived is said again
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
@@ -256,13 +277,18 @@ def _decoded(raw: Any) -> Value:
     return raw  # type: ignore[no-any-return]
 
 
+def _is_known(row: Row) -> bool:
+    """Whether the mirror has a record of the contact, be it withdrawn."""
+    return row["m_state"] is not None and row["m_state"] != "absent"
+
+
 def was_person(row: Row, entry: Row) -> Person | None:
     """The mirror's word, with the lists that a lost try may have left there.
 
     None where the provider is not known, and not suspected, to have the contact.
     """
     left = entry["sent_lists"] if entry["doubtful"] else None
-    if row["m_state"] is None or row["m_state"] == "absent":
+    if not _is_known(row):
         if not (left or (entry["doubtful"] and entry["email"])):
             return None
         # A no that was sent, but never acknowledged, has no mirror row that could remember it.

@@ -192,7 +192,7 @@ select c.id::text collate "C" as contact_id, lower(btrim(c.email::text)) as emai
     @cached_property
     def at_addresses(self) -> str:
         """SELECT contact_id, email, subscribed of who belongs and has an address of $1::text[]."""
-        return self._holders("lower(c.email::text) = any($1::text[])")
+        return self._holders("lower(btrim(c.email::text)) = any($1::text[])")
 
     @cached_property
     def shared_addresses(self) -> str:
@@ -200,9 +200,9 @@ select c.id::text collate "C" as contact_id, lower(btrim(c.email::text)) as emai
         contact = self.source.contact.name
         return f"""
 with often as materialized (
-    select hashtextextended(lower(c.email::text), 0) as h from {contact} c
+    select hashtextextended(lower(btrim(c.email::text)), 0) as h from {contact} c
      where c.email is not null group by 1 having count(*) > 1)
-{self._holders("hashtextextended(lower(c.email::text), 0) in (select h from often)")}"""
+{self._holders("hashtextextended(lower(btrim(c.email::text)), 0) in (select h from often)")}"""
 
     def _holders(self, condition: str) -> str:
         member = ""

@@ -85,7 +85,8 @@ async def _of_source(
 
 
 async def _ids_in_source(connection: Connection, source: Source, email: str) -> set[str]:
-    query = f"select c.id::text from {source.contact.name} c where lower(c.email::text) = $1"
+    contact = source.contact.name
+    query = f"select c.id::text from {contact} c where lower(btrim(c.email::text)) = $1"
     return {row[0] for row in await connection.fetch(query, email) if row[0] is not None}
 
 

@@ -17,6 +17,7 @@ import structlog
 from syncd import control, sql
 from syncd.breaker import Breaker, Refusals
 from syncd.control import Destination
+from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
 from syncd.errors import ProviderError, Unintelligible
@@ -61,6 +62,26 @@ class Tally:
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + n
 
 
+@dataclass(slots=True)
+class Standstill:
+    """How long a backfill has waited for what was due when nothing more could be claimed.
+
+    Only that counts: what is planned meanwhile comes and goes, for others and for ever.
+    """
+
+    until: object = None  # rows planned later are not waited for
+    fewest: int | None = None
+    since: float = 0.0
+
+    def seconds(self, row: Row) -> float:
+        """Without one of them done, at this look. Whoever waits for a bulk job moves on."""
+        now = time.monotonic()
+        if self.fewest is None or row["n"] < self.fewest or row["jobs"]:
+            self.fewest, self.since = row["n"], now
+            self.until = self.until or row["now"]
+        return now - self.since
+
+
 class Flow:
     """One destination, as one worker serves it."""
 
@@ -98,7 +119,9 @@ class Flow:
         self.tally = Tally()
         self.stop = push.stop
         self.full: FullPass | None = None  # the one that runs
+        self.fingerprint: str | None = None  # of the credential
         self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
+        self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
         self._sweeping = False
         self._draining = False  # pumping until nothing is left
@@ -240,13 +263,13 @@ class Flow:
 
     async def pump(self, until_empty: bool) -> None:
         """Claim and send; the next claim and the last settlement overlap with what is in flight."""
-        self._draining = until_empty
+        self._draining, self.is_stuck, still = until_empty, False, Standstill()
         async with asyncio.TaskGroup() as group:
             while not self.stop.is_set():
                 self.bells.push.clear()
                 claim = await self._next_claim()
                 if claim is None or not claim.taken:
-                    if until_empty and not self._busy and await self._finished():
+                    if until_empty and not self._busy and await self._finished(still):
                         return
                     await self._rest(claim)
                     continue
@@ -275,15 +298,26 @@ class Flow:
             pause = max(0.05, min(1.0, self.breaker.pause or 1.0))
         await first_of(self.stop, self.bells.push, timeout=pause)
 
-    async def _finished(self) -> bool:
-        """Whether a backfill is over: nothing due or sent, here or at any other worker."""
+    async def _finished(self, still: Standstill) -> bool:
+        """Whether a backfill is over: nothing due or sent, here or at any other worker; or nothing
+        of it has been done for so long that it may never be, for a change that waits for a person
+        holds it up, or the provider puts it off for ever."""
         if self.gives_up or self.destination.paused:
             return True
         if self._sweeping:
             return False
         row = await self.planner.pool.fetchrow(sql.flow.pending, self.destination.id)
         assert row is not None
-        return not row["due"] and not row["sent"] and not row["windows"]
+        if not row["due"] and not row["sent"] and not row["windows"]:
+            return True
+        if row["windows"] or not self.breaker.may_send:
+            return False
+        left = await self.planner.pool.fetchrow(sql.flow.waiting, self.destination.id, still.until)
+        assert left is not None
+        self.is_stuck = still.seconds(left) > self.patience
+        if self.is_stuck:
+            log.warning("gave up waiting: nothing that is due gets done", contacts=left["n"])
+        return self.is_stuck
 
     async def _carry(self, claim: Claim) -> None:
         try:
@@ -357,15 +391,19 @@ class Flow:
             refusal = type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
         self.tally.failure = refusal
         self.destination = replace(self.destination, halted=refusal.reason)
-        if await control.halt(self.planner.pool, self.destination.id, refusal.reason):
+        if await self._write_halt(refusal.reason):
             log.error("destination halted", reason=refusal.reason)
+
+    async def _write_halt(self, reason: str) -> bool:
+        pool, me = self.planner.pool, self.destination.id
+        return await control.halt(pool, me, reason, self.fingerprint)
 
     async def _halt_creates(self, words: str, results: Sequence[Settled]) -> Sequence[Settled]:
         """The same refusal for many contacts running is not about contacts: reject nobody."""
         reason = f"{CREATES}refused for {len(self.refusals.contacts)} contacts running: {words}"
         contacts, self.refusals.contacts = sorted(self.refusals.contacts), set()
         self.destination = replace(self.destination, halted=reason)
-        if await control.halt(self.planner.pool, self.destination.id, reason):
+        if await self._write_halt(reason):
             log.error("creates halted", reason=words)
         await control.retry(self.planner.pool, [self.destination.name], contacts)
         return [

@@ -23,6 +23,7 @@ class Fresh:
     """What one window sends. `left_out`: staged, but not to be sent with this window."""
 
     number: int  # the claim of its intent
+    claims: int = 0  # how many claims had been made before it was read
     rows: list[Row] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -44,13 +45,19 @@ class Fresh:
             self.rows.append(row)
             self.changes.append(Change(contact_id, Verb.PUT, want, None, remote, True, False))
 
-    def leave_out(self, emails: set[str]) -> list[str]:
-        """Leave out whoever has one of these addresses, too; returns their ids."""
-        late = [n for n, row in enumerate(self.rows) if row[2] in emails]
-        for n in reversed(late):
-            self.left_out.append(self.rows[n][0])
+    def leave_out(self, held: Sequence[tuple[str, str]]) -> list[str]:
+        """Leave out whoever has an address that another contact holds; returns their ids.
+
+        held: addresses, and who holds them.
+        """
+        numbers = {row[2]: n for n, row in enumerate(self.rows)} if held else {}
+        mine = [(numbers[email], holder) for email, holder in held if email in numbers]
+        gone = sorted({n for n, holder in mine if self.rows[n][0] != holder}, reverse=True)
+        late = [self.rows[n][0] for n in gone]
+        for n in gone:
             del self.rows[n], self.changes[n]
-        return self.left_out[-len(late) :] if late else []
+        self.left_out += late
+        return late
 
     def entry(self, number: int) -> Entry:
         row = self.rows[number]

@@ -177,9 +177,9 @@ class FullPass:
                 group.create_task(one(first, last))
 
     async def _window(self, run_id: int, first: str, last: str) -> None:
-        number = await self._windows.begin(first, last)
+        fresh = await self._windows.begin(first, last)
+        number = fresh.number
         rows = await self._read(number, first, last)
-        fresh = Fresh(number)
         fresh.take([row for row in rows if row["is_new"]], self.rules, self._addresses)
         left_out = set(fresh.left_out)
         rest = [row for row in rows if not row["is_new"] or row["contact_id"] in left_out]

@@ -99,10 +99,7 @@ class Journal:
     # ── Claim ───────────────────────────────────────────────────────────────────────────────
 
     async def claim(self, batch: int, rules: Rules) -> Claim:
-        """Take up to *batch* due rows: lock and mark, then read, then write the intent; commit.
-
-        A claim that loses an address to another worker's claim at the same instant takes nothing.
-        """
+        """Take up to *batch* due rows: lock and mark, then read, then write the intent; commit."""
         return await self._claim(sql.journal.claim, (self.destination_id, batch), rules)
 
     async def claim_job(self, rules: Rules) -> Claim:
@@ -121,15 +118,16 @@ class Journal:
                 self.pool,
                 work,
                 keep_plans=self.compare.is_grown,
-                first=claim_turn(self.destination_id),
+                first=f"{claim_turn(self.destination_id)}, nextval('syncd.claims_made')",
             )
-        except asyncpg.UniqueViolationError:
+        except asyncpg.UniqueViolationError:  # of a bulk job, whose addresses nobody asks about
             return Claim()
 
     async def _read(self, connection: Connection, taken: Mapping[str, Row], rules: Rules) -> Claim:
         ids = sorted(taken)
         keys = castable(self.compare.desired, ids)
-        rows = await connection.fetch(self.compare.for_claim, keys, ids)
+        tried = [taken[one]["email"] if taken[one]["doubtful"] else None for one in ids]
+        rows = await connection.fetch(self.compare.for_claim, keys, ids, tried)
         first = next(iter(taken.values()))
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
@@ -311,16 +309,17 @@ class Journal:
 
     # ── Beside the two ──────────────────────────────────────────────────────────────────────
 
-    async def others_records(self, found: Sequence[tuple[str, str, str]]) -> set[str]:
-        """Which of these (contact, address it was found under, remote) found another's record."""
+    async def others_records(self, found: Sequence[tuple[str, str]]) -> set[str]:
+        """Which of these contacts were found in a record (its remote) that is another's."""
         if not found:
             return set()
         columns = map(list, zip(*found, strict=True))
         rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
         return {row["contact_id"] for row in rows}
 
-    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str]]) -> None:
-        """Write down the remote ids that a look-up of doubtful contacts has found."""
+    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str, str]]) -> None:
+        """Write down the remote ids that a look-up of doubtful contacts has found, and the lists
+        that they may be in: (contact, address, subscribed, remote, lists)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
             await self.pool.execute(sql.journal.remember_remote, self.destination_id, *columns)
@@ -348,7 +347,8 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
     taken: set[str] = set()
     kept: list[Decision] = []
     for one in decisions:
-        email = one.email if isinstance(one, Entry) else ""
+        held = one.entry if isinstance(one, Settle) else one
+        email = held.email if isinstance(held, Entry) else ""
         if email and email in taken:
             kept.append(Release(one.contact_id, 1.0, "its address is being sent", replan=True))
             continue

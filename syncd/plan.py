@@ -173,7 +173,9 @@ class Planner:
             keys = sorted({*keys, *extra})
             rows = await self._compare(connection, keys, force)
             moved = [row for row in rows if row["email"] != row["m_email"]]
-            if await self._exchange(connection, moved, keys):
+            if changed := await self._exchange(connection, moved, keys):
+                # At the end of a chain stands somebody whom no address of these keys led to.
+                keys = sorted({*keys, *changed})
                 rows = await self._compare(connection, keys, force)
         planned = self.classified(rows, full=full_run is not None, force=force)
         held = await self.journal(connection, planned, full_run, force=force, doubtful=doubtful)
@@ -267,13 +269,13 @@ class Planner:
 
     async def _exchange(
         self, connection: Connection, moved: Sequence[Row], keys: Sequence[str]
-    ) -> bool:
-        """Let mirror rows follow their addresses where contacts exchange them; True if any did."""
+    ) -> set[str]:
+        """Let mirror rows follow their addresses where contacts exchange them; returns whose do."""
         me = self.destination.id
         wanted = {r["email"]: r["contact_id"] for r in moved if r["wanted"] and not r["fault"]}
         rivals = await self._rivals(connection, wanted)
         if not rivals:
-            return False
+            return set()
         await connection.fetch(sql.addresses.lock, me, sorted({*keys, *rivals}))
         rivals = await self._rivals(connection, wanted)
         held = await self._compare(connection, sorted(rivals), True)
@@ -289,14 +291,15 @@ class Planner:
         ]
         moves = addresses.exchanges(claimants)
         if not moves:
-            return False
+            return set()
         in_window = {r["contact_id"] for r in (*moved, *held) if r["in_window"]}
         done = not in_window & set(moves) and await connection.fetchval(
             sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours"
         )
         if not done:  # one of them is in flight: look again once it has settled
             await connection.execute(sql.plan.note_changes, self.destination.source, list(moves))
-        return bool(done)
+            return set()
+        return {*moves, *moves.values()}
 
     # ── The guard, and the journal ──────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ import orjson
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, Settled
+from syncd.journal import Claim, Journal, Settled, array_literal
 from syncd.model import (
     APPLIED,
     Absent,
@@ -70,7 +70,7 @@ class Push:
     adapter: Any
     journal: Journal
     concurrency: int
-    refresh_opt_outs: Callable[[], Awaitable[set[str]]]
+    refresh_opt_outs: Callable[[int], Awaitable[set[str]]]  # for the claim of this number
     outages: int = 0
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # then nothing more is begun
     _gate: asyncio.Semaphore = field(init=False)
@@ -92,7 +92,7 @@ class Push:
             self._judge(claim.entries, answers, pushed)
             return pushed
         try:
-            entries = await self._looked_up(claim.entries, pushed)
+            entries = await self._looked_up(claim, pushed)
         except ProviderError as error:
             self._judge(claim.entries, [error] * len(claim.entries), pushed)
             return pushed
@@ -153,10 +153,11 @@ class Push:
 
     # ── Look first ──────────────────────────────────────────────────────────────────────────
 
-    async def _looked_up(self, entries: Sequence[Entry], pushed: Pushed) -> Sequence[Entry]:
+    async def _looked_up(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
         """Settle what a look-up decides; return what is to be sent, with what was found."""
+        entries: Sequence[Entry] = claim.entries
         if on := [one.contact_id for one in entries if one.change.resubscribe]:
-            refused = await self.refresh_opt_outs()
+            refused = await self.refresh_opt_outs(claim.number)
             refused |= set(on) - await self.journal.mailable(on)
             entries = self._without(entries, refused, pushed)
         ask = [one for one in entries if self._must_look(one)]
@@ -182,7 +183,7 @@ class Push:
         if self.adapter.traits.key != "remote id":
             return found
         told = [
-            (entry.contact_id, (one.email or entry.email).lower(), _dump(one.remote))
+            (entry.contact_id, _dump(one.remote))
             for entry, one in zip(ask, found, strict=True)
             if one.remote and one.remote != entry.change.remote
         ]
@@ -325,12 +326,14 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
 
 def _remembered(
     entries: Sequence[Entry], found: Sequence[Found]
-) -> Iterator[tuple[str, str, bool, str]]:
+) -> Iterator[tuple[str, str, bool, str, str]]:
     for entry, one in zip(entries, found, strict=True):
         if one.remote is None or entry.left_over:
             continue
         if entry.change.doubtful and entry.email:
-            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote)
+            was = entry.change.was
+            lists = array_literal(sorted(was.lists) if was else [])
+            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote), lists
 
 
 def _dump(remote: Mapping[str, Any]) -> str:

@@ -54,10 +54,11 @@ class OptOutReader:
     def can_read(self) -> bool:
         return bool(self.adapter.traits.can & Can.OPT_OUT)
 
-    async def read(self) -> int:
+    async def read(self, claim: int | None = None) -> int:
         """Read what is new; returns how many opt-outs were noted. Provider errors pass through.
 
         A reading that is cut off proves nothing: the next one starts where this one did.
+        claim: nothing of this claim has been sent yet.
         """
         if not self.can_read:
             await self.pool.execute(sql.scan.stamp, self.destination_id)
@@ -69,7 +70,7 @@ class OptOutReader:
         pages = noted = told = 0
         async for notices in self.adapter.opt_outs(since):
             pages, told = pages + 1, told + len(notices)
-            noted += len(await self._note(notices))
+            noted += len(await self._note(notices, claim))
         cursor = orjson.dumps({"until": scan["started_at"]}).decode()
         counts = orjson.dumps({"pages": pages, "told": told, "noted": noted}).decode()
         await self.pool.execute(sql.scan.finish, scan["id"], cursor, counts, None)
@@ -78,7 +79,7 @@ class OptOutReader:
             log.info("opt-outs read", destination=self.name, noted=noted)
         return noted
 
-    async def _note(self, notices: Sequence[Notice]) -> Sequence[Any]:
+    async def _note(self, notices: Sequence[Notice], claim: int | None) -> Sequence[Any]:
         if not notices:
             return ()
         if self.key_name is not None:
@@ -89,7 +90,7 @@ class OptOutReader:
         async def work(connection: Connection) -> Sequence[Any]:
             await connection.fetchrow(sql.plan.lock_feed, self.destination_id)  # addresses stay
             await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
-            return await connection.fetch(sql.scan.note, self.destination_id, *told)
+            return await connection.fetch(sql.scan.note, self.destination_id, *told, claim)
 
         return await transact(self.pool, work)
 
@@ -101,12 +102,15 @@ class OptOutReader:
         found = [replace(one, contact_id=ours.get(one.contact_id or "")) for one in notices]
         return [one for one in found if one.contact_id is not None or one.email is not None]
 
-    async def refresh(self) -> set[str]:
-        """Read now, and name (by contact id and by address) whoever has said no since then."""
+    async def refresh(self, claim: int | None = None) -> set[str]:
+        """Read now, and name (by contact id and by address) whoever has said no since then.
+
+        claim: whose push is about to turn mail on, and waits for this.
+        """
         if not self.can_read:
             return set()
         started = await self.pool.fetchval("select clock_timestamp()")
-        if not await self.read():
+        if not await self.read(claim):
             return set()
         rows = await self.pool.fetch(sql.scan.refused_since, self.destination_id, started)
         return {value for row in rows for value in row if value is not None}

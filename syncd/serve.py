@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from syncd import db, sql
+from syncd import control, db, sql
 from syncd.assemble import Assembled
 from syncd.commands import Commands
 from syncd.control import Destination
@@ -110,14 +110,23 @@ class Service:
 
     async def _made_of(self, row: Destination, sources: Mapping[str, object]) -> object:
         """What the flow depends on; a changed credential lifts a halt."""
-        try:
-            fingerprint = self.app.secrets.fingerprint(await self.app.secrets.get(row.credential))
-        except ConfigError as error:
-            fingerprint = str(error)
+        fingerprint = await self._fingerprint(row)
         parts = {
             name: repr(getattr(row, name)) for name in Destination.__slots__ if name not in FOLLOWED
         }
         return (parts, sources.get(row.source), fingerprint, _schedule_faults(row))
+
+    async def _fingerprint(self, row: Destination) -> str:
+        """Of its credential, or what is wrong with it."""
+        try:
+            return self.app.secrets.fingerprint(await self.app.secrets.get(row.credential))
+        except ConfigError as error:
+            return str(error)
+
+    async def _has_other_credential(self, row: Destination) -> bool:
+        """Whether the credential was changed since the halt, while nobody here looked."""
+        known = await self.app.pool.fetchval(sql.app.halted_with, row.id)
+        return known is not None and known != await self._fingerprint(row)
 
     def _follow(self, served: Served, row: Destination) -> None:
         if served.destination != row:
@@ -134,7 +143,8 @@ class Service:
         rows: Any,
     ) -> None:
         before = self.served.get(row.id)
-        if before is not None and before.made_of != made_of and row.halted is not None:
+        changed = before is not None and before.made_of != made_of
+        if row.halted is not None and (changed or await self._has_other_credential(row)):
             await self.app.pool.execute(sql.app.clear_halt, row.id, None)
             row = (await self.app.destinations([row.name]))[0]
         stop = asyncio.Event()
@@ -177,7 +187,7 @@ class Service:
         if self._told.get(row.id) != reason:
             self._told[row.id] = reason
             log.error("destination is misconfigured", destination=row.name, faults=error.faults)
-            await self.app.pool.execute(sql.control.halt, row.id, reason)
+            await control.halt(self.app.pool, row.id, reason)
         await first_of(served.stop, self.stop, timeout=10.0)
 
     # ── Bells ───────────────────────────────────────────────────────────────────────────────

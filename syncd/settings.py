@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 10
     """How long after its last heartbeat a process still owns what it has claimed."""
     heartbeat_seconds: Seconds = 1
-    request_timeout_seconds: Seconds = 8
+    request_timeout_seconds: Seconds = 6
     """For one HTTP request, from first byte sent to last byte read."""
     poll_seconds: Seconds = 0.2
     """How often work is looked for where no NOTIFY arrives."""

@@ -41,12 +41,17 @@ class Windows:
     def _me(self) -> int:
         return self.journal.destination_id
 
-    async def begin(self, first: str, last: str) -> int:
-        """Write the intent down; from now on claims leave these ids alone. Returns its claim."""
-        number = await self._pool.fetchval(
-            sql.window.begin, self._me, first, last, self.journal.worker_id
-        )
-        return int(number)
+    async def begin(self, first: str, last: str) -> Fresh:
+        """Write the intent down; from now on claims leave these ids alone."""
+
+        async def work(connection: Connection) -> Fresh:
+            row = await connection.fetchrow(
+                sql.window.begin, self._me, first, last, self.journal.worker_id
+            )
+            assert row is not None
+            return Fresh(row["claim"], row["claims"])
+
+        return await transact(self._pool, work, first=claim_turn(self._me))
 
     async def read(
         self, number: int, first: str, last: str, *, force: bool, stages: bool
@@ -67,15 +72,16 @@ class Windows:
     async def fill(self, fresh: Fresh) -> None:
         """Let the intent name who is about to be sent, before the first request leaves.
 
-        Who would share an address with a request in flight is left to the feed. Claims and windows
-        take turns, so each sees what the other has in flight.
+        Who would share an address with a request in flight, or with somebody who got it since the
+        window was read, is left to the feed. Claims and windows take turns, so each sees what the
+        other has in flight.
         """
 
         async def work(connection: Connection) -> None:
-            await self.check(connection, fresh.number)
-            rows = await connection.fetch(sql.window.contested, self._me, fresh.number)
-            if late := fresh.leave_out({row["email"] for row in rows}):
-                await connection.execute(sql.plan.note_changes, self.journal.source, late)
+            if await self.check(connection, fresh.number) != fresh.claims:
+                rows = await connection.fetch(sql.window.contested, self._me, fresh.number)
+                if late := fresh.leave_out([(row["email"], row["contact_id"]) for row in rows]):
+                    await connection.execute(sql.plan.note_changes, self.journal.source, late)
             if fresh.left_out:
                 await connection.execute(sql.window.leave_out, fresh.number, fresh.left_out)
             lists = sorted({one for row in fresh.rows for one in row["lists"]})
@@ -83,10 +89,15 @@ class Windows:
 
         await transact(self._pool, work, first=claim_turn(self._me))
 
-    async def check(self, connection: Connection, number: int) -> None:
-        """What was read is only good while the intent stands: without it, nobody waited for us."""
-        if await connection.fetchval(sql.window.lock, self._me, number) is None:
+    async def check(self, connection: Connection, number: int) -> int:
+        """What was read is only good while the intent stands: without it, nobody waited for us.
+
+        Returns how many claims have been made by now. Fenced where it stands no longer.
+        """
+        row = await connection.fetchrow(sql.window.lock, self._me, number)
+        if row is None:
             raise Fenced("a window of this full pass was taken over by another worker")
+        return int(row["claims"])
 
     async def finish(self, number: int) -> None:
         await self._pool.execute(sql.window.finish, self._me, number)

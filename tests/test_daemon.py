@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,9 @@ import orjson
 import pytest
 import service
 from service import Service, until
+
+from syncd.sandbox.clevertap import CleverTap
+from syncd.secrets import variable
 
 NOTICED = 3.0  # seconds; "within one", on a machine that is busy with other tests
 
@@ -288,3 +292,32 @@ async def test_a_log_of_much_trouble_is_json_without_an_address_or_a_secret(
 async def _halted(syncd: Service) -> bool:
     await syncd.hasten()
     return (await syncd.row("shop"))["halted"] is not None
+
+
+async def test_a_secret_that_was_changed_while_nobody_ran_lifts_the_halt(syncd: Service) -> None:
+    box = await syncd.sandbox()
+    await syncd.destination("shop", box)
+    right = syncd.environ[variable("shop")]
+    syncd.environ[variable("shop")] = right.replace(CleverTap.demo["passcode"], "OUT-OF-DATE")
+    daemon = await syncd.daemon()
+    await until(lambda: _halted(syncd), "halted", 60)
+    assert await daemon.terminated() == 0
+    asked = box.state.ledger.requests
+    daemon = await syncd.daemon()  # with the same secret as before
+    assert not await halt_ends(syncd, 2)
+    assert box.state.ledger.requests == asked
+    assert await daemon.terminated() == 0
+    syncd.environ[variable("shop")] = right
+    await syncd.daemon()
+    assert await halt_ends(syncd, 20)
+    await syncd.in_step()
+    await syncd.same("shop")
+
+
+async def halt_ends(syncd: Service, seconds: float) -> bool:
+    until_then = time.monotonic() + seconds
+    while time.monotonic() < until_then:
+        if (await syncd.row("shop"))["halted"] is None:
+            return True
+        await asyncio.sleep(0.1)
+    return False

@@ -187,6 +187,8 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "in_flight": draw(st.sampled_from([None, None, "d"])),
         "holder": draw(st.sampled_from([None, None, "d"])),
         "in_flight_window": draw(st.booleans()),
+        "holder_of_tried": draw(st.sampled_from([None, None, "d"])),
+        "tried_in_flight": draw(st.sampled_from([None, None, "d"])),
         "successor": draw(st.sampled_from([None, None, "d"])),
         "erase": False,
     }
@@ -401,7 +403,7 @@ class Interleavings(RuleBasedStateMachine):
         self.push = Push(self.provider, self.journal, 4, self._nothing_new)
 
     @staticmethod
-    async def _nothing_new() -> set[str]:
+    async def _nothing_new(_: int) -> set[str]:
         return set()
 
     # ── The source changes ──────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from support import Hand, gone, many, put, rename, world
 
-from syncd import control
+from syncd import control, sql
 from syncd.breaker import Breaker
 from syncd.db import Pool
 from syncd.flow import Flow
@@ -533,6 +533,30 @@ async def test_a_stop_hands_back_what_was_not_sent_without_doubt_or_attempt(pool
         row = await w.hand.row("ann")
         assert (row["state"], row["attempts"], row["doubtful"]) == ("due", 0, False)
         assert w.acme.requests == []
+
+
+@pytest.mark.parametrize("waits", ["for a held change", "for ever"])
+async def test_a_backfill_ends_though_something_never_gets_done(pool: Pool, waits: str) -> None:
+    """What is pending is listed then; it does not wait for a person, nor for a promise."""
+    async with world(pool, "address", guard_floor=0, guard_percent=0) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        if waits == "for ever":
+            w.acme.refuses = {"bob": {"later": 0.05}}
+            await put(pool, "bob", "cyd")
+        else:
+            await put(pool, "ann=new@x.test", "bob=ann@x.test", "cyd")
+        flow = w.flow(w.hand)
+        flow.patience = 0.4
+
+        await asyncio.wait_for(flow.backfill(), 20)
+
+        assert flow.is_stuck
+        assert (await w.hand.row("bob"))["state"] == "due"
+        assert "cyd@x.test" in w.acme.mailed()
+        reasons = [row["why"] for row in await pool.fetch(sql.flow.reasons, w.hand.id)]
+        expected = "in a while" if waits == "for ever" else "waits for contact ann"
+        assert expected in reasons[0]
 
 
 async def test_what_is_in_flight_when_a_stop_comes_is_finished(pool: Pool) -> None:

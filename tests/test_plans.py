@@ -110,7 +110,7 @@ async def test_no_statement_of_a_pass_or_a_claim_reads_a_table_from_end_to_end(
     desired = compare.desired
     checks: dict[str, tuple[Any, ...]] = {
         "by_keys": (compare.by_keys, KEYS, KEYS, False),
-        "for_claim": (compare.for_claim, KEYS, KEYS),
+        "for_claim": (compare.for_claim, KEYS, KEYS, [None] * len(KEYS)),
         "by_window": (compare.by_window, "c100000", "c104999", False),
         "window": (desired.window, "c100000", 5000),
         "belonging": (desired.belonging, KEYS),

@@ -48,7 +48,7 @@ insert into memberships select i, 1+((i*31+k*7)%50)
 alter table memberships add primary key (contact_id, list_id);
 alter table contacts set logged;
 alter table memberships set logged;
-create index contacts_address on contacts (lower(email));
+create index contacts_address on contacts (lower(btrim(email)));
 create table mirror(provider smallint, contact_id bigint, digest uuid not null, remote_id text,
   pushed_at timestamptz not null default now(), primary key(provider, contact_id));
 create table outbox(id bigint generated always as identity primary key, contact_id bigint)

@@ -132,7 +132,9 @@ class Run:
                 self.counts["writes"] = self.writers.writes
                 for process in self.processes:
                     await process.stop()
-            self.violations += self.store.violations + self.store.second_records()
+            self.violations += self.store.violations
+            for owner, told in self.store.second_records():
+                self.violations.append(told + Verdict(self).history(owner))
             self.residues += self.store.residues
             await self._check()
         await asyncio.gather(*self.leftovers, return_exceptions=True)
@@ -444,13 +446,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--start", type=int, default=1)
+    parser.add_argument("--key", choices=sorted(KINDS), help="only seeds of this key")
     parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument(
         "--tells-ours", action="store_true", help="some providers tell of our own removals as noes"
     )
     said = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    seeds = range(said.start, said.start + said.seeds)
+    chosen = (n for n in itertools.count(said.start) if said.key in (None, Variant.of(n).key))
+    seeds = list(itertools.islice(chosen, said.seeds))
     with private_server() as (server, log):
         return 1 if asyncio.run(campaign(server, log, seeds, said.seconds, said.tells_ours)) else 0
 

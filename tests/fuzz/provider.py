@@ -174,10 +174,10 @@ class Store:
                     return one
         return None
 
-    def second_records(self) -> list[str]:
-        """Records that a contact got beside one it had, which nobody has taken over since."""
+    def second_records(self) -> list[tuple[str, str]]:
+        """Whose records were made beside one it had, which nobody has taken over since."""
         return [
-            f"second record of {owner} made: {_shown(sent)}"
+            (owner, f"second record of {owner} made: {_shown(sent)}")
             for number, owner, sent in self.twins
             if self.records[number].owner == owner and self.records[number].mail == "on"
         ]

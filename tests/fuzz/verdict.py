@@ -127,7 +127,10 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
     def _judge_address(self, email: str, group: list[str], records: list[Record]) -> None:
         mailed = [r for r in records if r.mail == "on"]
         if len(mailed) > 1:
-            self.bad(f"{email} of {group} is mailed {len(mailed)} times: {mailed}")
+            self.bad(
+                f"{email} of {group} is mailed {len(mailed)} times: {mailed}"
+                f"{self.history(email, *group)}"
+            )
             return
         holder = next(
             (
@@ -180,20 +183,31 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
             return
         self.bad(
             f"gone but mailed: {record}; source {self.source.get(record.owner)};"
-            f" mirror {self._known(record.owner)}{self.history(record.email)}"
+            f" mirror {self._known(record.owner)}; others there {self._at(record.email)}"
+            f"{self.history(record.email, record.owner)}"
         )
+
+    def _at(self, email: str) -> list[tuple[str, str]]:
+        return [(i, row["state"]) for i, row in self.mirror.items() if row["email"] == email]
 
     def _address_was_off(self, holder: str, records: list[Record]) -> bool:
         """Where the address is the key: whether *holder* was put on a record that was off, whose
-        silence was said for somebody who has moved on since."""
+        silence was said for somebody who has moved on since; be it itself, before another one had
+        the record and left it."""
         if self.run.variant.key != "address" or not records or records[0].mail != "silenced":
             return False
         email = records[0].email
-        return any(
-            change["subscribed"] is False and change["contact"] != holder
+        about = [
+            change
             for one in self.store.history
             for change in one.changes
             if email in (change["email"], change["old"])
+        ]
+        silent = [n for n, change in enumerate(about) if change["subscribed"] is False]
+        return any(
+            about[n]["contact"] != holder
+            or any(later["contact"] != holder for later in about[n + 1 :])
+            for n in silent
         )
 
     def _refused(self, contact_id: str) -> bool:

@@ -43,8 +43,8 @@ class Writers:
     async def _change(self, connection: Any) -> None:
         rng = self.random
         ids = sorted(rng.sample(CONTACTS, rng.choice((1, 1, 1, 2, 3))))
-        await connection.fetch(
-            "select from syncd.contact where id = any($1::text[]) order by id for update", ids
+        await connection.fetch(  # also of those not there yet: writers that deadlock are no news
+            "select pg_advisory_xact_lock(4, hashtext(id)) from unnest($1::text[]) id", ids
         )
         match rng.choices(
             ("data", "address", "exchange", "delete", "insert", "member", "silence", "consent",
@@ -124,6 +124,9 @@ class Writers:
 
     async def _refill(self, connection: Any) -> None:
         async with connection.transaction():
+            await connection.fetch(
+                "select pg_advisory_xact_lock(4, hashtext(id)) from unnest($1::text[]) id", CONTACTS
+            )
             await connection.execute("lock table syncd.contact, syncd.membership")
             kept = await connection.fetch("select * from syncd.contact")
             await connection.execute("truncate syncd.contact, syncd.membership")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from support import World, blocked, gone, holding, many, move, put, rename, world
 
 from syncd.addresses import Claimant, Holder, exchanges, sharers
 from syncd.db import Pool
+from syncd.fullpass import FullPass
 from syncd.model import Can, Key
 
 KEYS: list[Key] = ["ours", "address", "remote id"]
@@ -77,6 +80,25 @@ async def test_a_full_pass_finds_shared_addresses_in_whatever_window_they_lie(
 
         assert len(w.acme.at("s@x.test")) == 1
         assert (await w.hand.row("c00040"))["state"] == "rejected"
+
+
+@every_key
+@pytest.mark.parametrize("full", [False, True])
+async def test_addresses_that_differ_in_case_and_blanks_only_are_shared(
+    pool: Pool, key: Key, full: bool
+) -> None:
+    """8: blanks are not sent, so they tell nobody apart."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.drain()
+        await put(pool, "c2= S@x.test ")
+        if full:
+            await pool.execute("delete from syncd.change")
+            await w.hand.full(direct=True)
+        await w.hand.drain()
+
+        assert await people(w) == {"c1": "s@x.test"}
+        assert "shares its address with contact c1" in (await w.hand.row("c2"))["last_error"]
 
 
 # ── Moves ───────────────────────────────────────────────────────────────────────────────────
@@ -265,6 +287,93 @@ async def test_addresses_are_not_exchanged_with_a_contact_whose_window_is_in_fli
         assert w.acme.mailed() == {"c2@x.test": "A"}
 
 
+@pytest.mark.parametrize("key", ["address", "remote id"])
+async def test_whoever_gets_a_record_at_the_end_of_a_chain_is_planned_too(
+    pool: Pool, key: Key
+) -> None:
+    """8: c3 is long gone; c2's move to its address was to be planned when c1 takes c2's."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1", "c2", "c3")
+        await w.hand.drain()
+        await gone(pool, "c3")
+        await w.hand.drain()
+        await move(pool, c1="c2@x.test", c2="c3@x.test")
+        await pool.execute("delete from syncd.change where contact_id = 'c2'")
+        await w.hand.plan()
+
+        assert (await w.hand.mirror())["c3"]["email"] == "c1@x.test"
+        assert (await w.hand.row("c3"))["wish"] == "remove"
+        await w.hand.drain()
+        assert w.acme.mailed() == {"c2@x.test": "A", "c3@x.test": "A"}
+
+
+async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_put_on(
+    pool: Pool,
+) -> None:
+    """29: c1 came back elsewhere while it was in flight; its next try, on the old record, was lost.
+    That record is c1's then, and must not be taken away as somebody else's."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1")
+        await w.hand.drain()
+        await rename(pool, "c1", "B")
+        await w.hand.plan()
+        w.acme.before.clear()
+        w.acme.faults += ["lost", "lost"]
+        sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
+        await w.acme.arrival(2)
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c1")  # type: ignore[arg-type]
+            await put(connection, "c1=new@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.plan()
+        w.acme.before.set()
+        await sending
+        await w.hand.step()
+        assert (await w.hand.row("c1"))["doubtful"]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"new@x.test": "N"}
+
+
+async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_one_got(
+    pool: Pool,
+) -> None:
+    """8, 6: c1's move may have arrived; its record is c2's by now, at whatever address it is."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1")
+        await w.hand.drain()
+        await move(pool, c1="new@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c1")  # type: ignore[arg-type]
+            await put(connection, "c2=c1@x.test", first="N")  # type: ignore[arg-type]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"c1@x.test": "N"}
+        assert await people(w) == {"c2": "c1@x.test"}
+
+
+async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(pool: Pool) -> None:
+    """8: c1's create at s@ was lost, s@ has become c2's, c1 goes elsewhere: c2 stays mailed."""
+    async with world(pool, "address", FIND | Can.REPEAT) as w:
+        await put(pool, "c1=s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await pool.execute(
+            "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'c1'"
+        )
+        await move(pool, c1="c1@x.test")
+        await put(pool, "c2=s@x.test", first="B")
+        await w.hand.plan()
+        assert await w.hand.carry(await w.hand.claim()) == []
+        assert (await w.hand.mirror())["c2"]["email"] == "s@x.test"
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"s@x.test": "B", "c1@x.test": "A"}
+
+
 # ── In flight ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -290,8 +399,72 @@ async def test_an_address_in_flight_is_not_sent_for_another_contact(pool: Pool, 
         assert w.acme.mailed() == {"other@x.test": "A", "s@x.test": "N"}
 
 
+async def test_a_contact_that_waits_for_its_own_address_does_not_stop_a_whole_claim(
+    pool: Pool,
+) -> None:
+    """19: bob is on his way to ann's address when ann, who was to leave it, stays after all."""
+    async with world(pool, "ours") as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await move(pool, ann="new@x.test", bob="ann@x.test")
+        await w.hand.plan()
+        await pool.execute(
+            "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'ann'"
+        )
+        bob = await w.hand.claim()
+        assert bob.contact_ids == ["bob"]
+        await move(pool, ann="ann@x.test", bob="bob@x.test")
+        await rename(pool, "ann", "B")
+        await put(pool, "cyd")
+        await w.hand.plan()
+        await w.hand.hurry()
+
+        other = await w.another()
+        async with holding(  # a pass that tells bob's row to look again: nobody waits for it
+            pool, "update syncd.journal set again = true where contact_id = 'bob'"
+        ):
+            rest = await asyncio.wait_for(other.claim(), 5)
+
+        assert rest.contact_ids == ["cyd"]
+        assert "waits for contact bob" in (await w.hand.row("ann"))["last_error"]
+        await other.carry(rest)
+        await w.hand.carry(bob)
+        await w.hand.drain()
+        assert w.acme.mailed() == {"ann@x.test": "B", "bob@x.test": "A", "cyd@x.test": "A"}
+
+
+@every_key
+async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_was_read(
+    pool: Pool, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5: the claim has come and gone between the window's reading and its intent."""
+    async with world(pool, key, FIND | Can.REPEAT) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await put(pool, "bob=s@x.test")
+        other, read = await w.another(), FullPass._read
+
+        async def overtaken(self: FullPass, number: int, first: str, last: str) -> Sequence[Any]:
+            rows = await read(self, number, first, last)
+            if first == "bob":
+                while await pool.fetchval("select count(*) from syncd.intent") > 1:
+                    await asyncio.sleep(0.002)  # ann's own window is still open
+                await move(pool, bob="b@x.test", ann="s@x.test")
+                await other.plan()
+                assert (await other.step()).contact_ids == ["ann"]
+            return rows
+
+        monkeypatch.setattr(FullPass, "_read", overtaken)
+        await w.hand.full(direct=True, window=1)
+        monkeypatch.undo()
+        assert await people(w) == {"ann": "s@x.test"}
+        await w.hand.drain()
+
+        assert await people(w) == {"ann": "s@x.test", "bob": "b@x.test"}
+
+
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
-    """Promise 2: each has read before the other writes; the unique index decides."""
+    """Promise 2: claims take turns; the second one sees what the first has in flight."""
     async with world(pool, "ours") as w:
         await put(pool, "c1=s@x.test", "c2=s@x.test")
         await pool.execute(  # no pass has met the two together, so nobody knows that they share

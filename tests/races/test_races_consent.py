@@ -131,6 +131,28 @@ async def test_the_repeat_after_a_lost_answer_asks_for_consent_too(pool: Pool) -
         assert await pool.fetchval("select contact_id from syncd.opt_out") == "ann"
 
 
+async def test_the_lists_of_a_lost_create_are_left_though_the_look_up_met_a_no(pool: Pool) -> None:
+    """6, 9d: the doubt ends with the no; what the try may have left is still known."""
+    async with world(pool, REMOTE, FIND) as w:
+        await pool.execute("insert into syncd.list (id, name) values ('a', 'A'), ('b', 'B')")
+        await put(pool, "ann")
+        await pool.execute("insert into syncd.membership (list_id, contact_id) values ('a', 'ann')")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await pool.execute("update syncd.membership set list_id = 'b'")
+        w.acme.say_no("ann@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        [record] = w.acme.at("ann@x.test")
+        record.no = False
+        await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+        assert record.lists == {"b"}
+
+
 async def test_what_we_did_ourselves_is_no_observation(pool: Pool) -> None:
     """9e: withdrawn by us, read back as 'unsubscribed': the honest return is mailed again."""
     async with world(pool, REMOTE, READS) as w:
@@ -191,6 +213,66 @@ async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
 
         assert w.acme.mailed() == {}
         assert await pool.fetchval("select kind from syncd.opt_out") == "complained"
+
+
+@pytest.mark.parametrize("newer", [True, False])
+async def test_a_no_given_after_an_older_one_was_lifted_is_the_persons_own(
+    pool: Pool, newer: bool
+) -> None:
+    """9: mail is still off there, by our own word; but that was before the older no was lifted."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        said = {"contact_id": "ann", "email": "ann@x.test", "at": datetime.now(UTC).isoformat()}
+        w.acme.notices = [said]
+        w.acme.at("ann@x.test")[0].subscribed = False
+        assert await w.hand.reader.read() == 1
+        await w.hand.drain()
+        await control.lift(pool, "ann@x.test", None, "a slip of the hand", "test")
+        again = datetime.now(UTC) + timedelta(seconds=1)
+        w.acme.notices = [said, {**said, "at": again.isoformat()}] if newer else [said]
+        assert await w.hand.reader.read() == newer
+        w.acme.notices = []  # and no later reading tells it once more
+        await w.hand.drain()
+
+        assert w.acme.mailed() == ({} if newer else {"ann@x.test": "A"})
+
+
+async def test_a_no_given_after_newer_consent_replaces_the_older_one(pool: Pool) -> None:
+    """9f: read just before the push that was to turn mail on; mail is off by the older no."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        said = {"contact_id": "ann", "email": "ann@x.test", "at": datetime.now(UTC).isoformat()}
+        w.acme.notices = [said]
+        assert await w.hand.reader.read() == 1
+        w.acme.at("ann@x.test")[0].subscribed = False
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        again = datetime.now(UTC) + timedelta(seconds=1)
+        w.acme.notices = [said, {**said, "at": again.isoformat()}]
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+        assert await pool.fetchval("select occurred_at from syncd.opt_out") == again
+
+
+@pytest.mark.parametrize("key", ["address", "remote id"])
+async def test_a_no_goes_with_its_record_to_whoever_takes_it_over(pool: Pool, key: Key) -> None:
+    """9: cyd's own row is older than bob's no; the record that she gets was written after it."""
+    async with world(pool, key, READS | Can.REPEAT) as w:
+        await put(pool, "bob", "cyd")
+        await w.hand.drain()
+        no = datetime.now(UTC).isoformat()
+        await gone(pool, "bob")
+        await w.hand.drain()
+        await move(pool, cyd="bob@x.test")
+        await w.hand.plan()
+        w.acme.notices = [{"email": "bob@x.test", "at": no}]
+        assert await w.hand.reader.read() == 1
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
 
 
 async def test_a_return_without_any_no_is_mailed_again(pool: Pool) -> None:

@@ -756,3 +756,44 @@ async def _unseen(pool: Pool, statement: str) -> None:
 def test_a_statement_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="each once"):
         parse("-- name: one\nselect 1;\n-- name: one\nselect 2;\n", "x.sql")
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_whoever_is_gone_is_removed_though_what_is_there_is_not_known(
+    pool: Pool, full: bool
+) -> None:
+    """6, 16: no digest in the mirror, none in the source: that is no sameness."""
+    async with world(pool) as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await pool.execute("update syncd.mirror set digest = null where contact_id = 'ann'")
+        await gone(pool, "ann")
+        if full:
+            await pool.execute("delete from syncd.change")
+            await w.hand.full()
+            await control.release_decided(pool)
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+
+
+async def test_what_a_pass_notes_itself_is_read_though_a_later_transaction_has_committed(
+    pool: Pool,
+) -> None:
+    """12: a snapshot does not name its own transaction; what that wrote is not read by it."""
+    async with world(pool) as w:
+        async with pool.acquire() as connection, connection.transaction():
+            feed = await connection.fetchrow(sql.plan.lock_feed, w.hand.id)
+            assert feed is not None
+            await put(pool, "ann")  # by another connection, which has the later number
+            new = await connection.fetchrow(
+                sql.plan.read_change, "default", feed["position"], 10, w.hand.id
+            )
+            assert new is not None
+            assert new["contacts"] == ["ann"]
+            await connection.execute(sql.plan.note_changes, "default", ["bob"])
+            await connection.execute(sql.plan.move_feed, w.hand.id, new["position"], False)
+
+        assert await w.hand.planner.anything_new()
+        assert (await w.hand.plan()).keys == 1
+        assert not await w.hand.planner.anything_new()

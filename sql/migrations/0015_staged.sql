@@ -18,6 +18,13 @@ comment on table syncd.staged is
     'contacts of a window that is in flight, as they are being given to the provider';
 alter table syncd.staged alter fields set storage external;
 
+-- How many claims were made, at all destinations: one that was made since a window was read may have
+-- given one of its addresses away. Moved under the turn that claims and windows take.
+create sequence syncd.claims_made;
+select nextval('syncd.claims_made');
+
+alter table syncd.intent alter ids set storage external, alter addresses set storage external;
+
 -- No plan depends on how these values are spread, and looking at them is most of what ANALYZE does.
 alter table syncd.mirror alter fields set statistics 0, alter lists set statistics 0,
                          alter remote set statistics 0, alter lacking set statistics 0,
