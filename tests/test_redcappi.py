@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from redcappi_vectors import KEYS, VECTORS, Vector
+from structlog.testing import capture_logs
 
 from syncd.errors import (
     Ambiguous,
@@ -422,6 +423,13 @@ def test_a_list_of_that_name_is_no_refusal(body: Any) -> None:
 def test_what_became_of_a_write(body: Any, status: int, kind: str) -> None:
     assert judged(WRITE, answer(body, status)) in (None, "ok")
     assert written(answer(body, status)).kind == kind
+
+
+def test_the_code_in_the_body_comes_before_the_status() -> None:
+    odd = answer({"code": 201, "message": "Contact added"}, 404)
+    assert judged(WRITE, odd) == "ok"
+    assert written(odd).kind == "done"
+    assert judged(WRITE, answer({"code": 201}, 302)) is None  # a redirect is never followed
 
 
 @pytest.mark.parametrize("body", [b"", b"{", [], {}, "", "thanks", {"message": "ok"}, None, 7])
@@ -878,6 +886,41 @@ async def test_without_anything_to_see_it_by_no_list_is_left(box: Handle) -> Non
     assert outcome.remote == {"ids": {N: "5001"}, "lists": {"news": N, "cust": C}}
 
 
+async def test_a_list_that_cannot_be_left_is_kept_up_to_date(box: Handle) -> None:
+    async with adapter(box, delete_scope="account") as red:
+        first, then = person("a@x.org", "news"), person("b@x.org", "cust", city="Oslo")
+        remote = await added(red, first)
+        outcome = await pushed(red, put(then, first, remote=remote))
+
+    assert isinstance(outcome, Applied)
+    assert outcome.lacking == ("list:news not left: deletes there are account-wide",)
+    (one,) = at(box, "b@x.org")
+    assert (one["lists"], one["fields"]["city"]) == ([101, 102], "Oslo")
+    assert at(box, "a@x.org") == []
+
+
+async def test_a_delete_of_what_was_gone_already_teaches_nothing(box: Handle) -> None:
+    box.set_limits(delete_scope="account")
+    async with adapter(box) as red:
+        first, then = person("a@x.org", "news", "cust"), person("a@x.org", "cust")
+        remote = await added(red, first)
+        box.act("delete", email="a@x.org", list=101)
+        assert isinstance(await pushed(red, put(then, first, remote=remote)), Applied)
+        assert "delete_scope" not in red.findings
+
+
+async def test_an_address_changes_by_id_also_where_the_lists_change_with_it(box: Handle) -> None:
+    """To add the new address would make a second record, and leave the old one behind."""
+    async with adapter(box, delete_scope="list") as red:
+        first, then = person("a@x.org", "news"), person("b@x.org", "cust")
+        remote = await added(red, first)
+        assert isinstance(await pushed(red, put(then, first, remote=remote)), Applied)
+
+    profiles = box.snapshot()["profiles"]
+    assert {one: facts["email"] for one, facts in profiles.items()} == {"5001": "b@x.org"}
+    assert held(box, "b@x.org") == [102]
+
+
 def test_what_an_option_says_is_not_found_out() -> None:
     assert Scope("account", {"delete_scope": "list"}).is_known == "account"
     assert Scope("unknown", {}).is_known is None
@@ -933,6 +976,15 @@ async def test_names_that_are_not_sent(box: Handle, name: str) -> None:
                 await refused
 
     assert box.state.ledger.requests == 0
+
+
+async def test_a_short_name_is_sent_and_warned_of(box: Handle) -> None:
+    async with adapter(box) as red:
+        with capture_logs() as logs:
+            await red.create_list("VIPs")
+            await red.create_list("Five.")
+
+    assert [one["log_level"] for one in logs] == ["warning"]
 
 
 async def test_a_refused_name_is_that_lists_own_fault(box: Handle) -> None:

@@ -56,18 +56,21 @@ async def test_everybody_is_seen_whatever_an_offset_means(
         assert box.state.ledger.violations == []
 
 
+@pytest.mark.parametrize("size", [2, 5, 10])
 @pytest.mark.parametrize("options", meanings(), ids=str)
-async def test_a_scan_goes_on_from_any_page_after_a_crash(options: dict[str, Any]) -> None:
+async def test_a_scan_goes_on_from_any_page_after_a_crash(
+    options: dict[str, Any], size: int
+) -> None:
     async with serve("redcappi", **options) as box:
         for name in ("Newsletter", "Customers"):
             box.act("add_list", name=name)
         there = fill(box, 25) | fill(box, 13, 102)
-        async with adapter(box, page_size=5) as red:
+        async with adapter(box, page_size=size) as red:
             for list_id in (N, None):
                 whole = await pages(red, list_id)
                 for number, page in enumerate(whole):
                     before = set(seen(whole[: number + 1]))
-                    async with adapter(box, page_size=5) as other:
+                    async with adapter(box, page_size=size) as other:
                         after = set(seen(await pages(other, list_id, page.cursor)))
                     assert before | after == there
 

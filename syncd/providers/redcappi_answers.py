@@ -34,7 +34,7 @@ class Told:
 
     kind: Kind
     status: int
-    text: str  # the provider's words, fit to be shown
+    text: str  # of what was not done: the provider's words, fit to be shown
     list_id: str | None = None
 
 
@@ -44,6 +44,8 @@ def judged(request: Request, answer: Answer) -> ProviderError | Literal["ok"] | 
     status = _status(answer, body)
     if _unauthorized(answer.body, body):
         return Refused("Not Authorized")
+    if status < 400 and isinstance(body, dict) and "error" not in body:  # nearly all of them
+        return "ok" if answer.status >= 400 else None  # the code in the body decides
     if body is _UNREADABLE and answer.body.lstrip()[:1] == b"<":
         return _page(request, answer)
     lost = Transient if request.method == "GET" or request.repeatable else Ambiguous
@@ -113,7 +115,12 @@ def _words(body: Any) -> str:
 def written(answer: Answer) -> Told:
     """What became of a write; Unintelligible where the answer does not say."""
     body = _parsed(answer.body)
-    status, words = _status(answer, body), _words(body)
+    status = _status(answer, body)
+    if status < 300 and isinstance(body, dict) and "code" in body:
+        message = body.get("message")
+        number = _LIST_ID.search(message) if isinstance(message, str) else None
+        return Told("done", status, "", number[1] if number else None)
+    words = _words(body)
     if status >= 400:
         return Told(_kind(status, words), status, words)
     if isinstance(body, str) and body:  # "Contact removed": a bare string
@@ -121,9 +128,6 @@ def written(answer: Answer) -> Told:
             return Told("gone", status, words)
         if re.search(r"removed|deleted|updated|added|created|renamed", body, re.IGNORECASE):
             return Told("done", status, words)
-    if isinstance(body, dict) and "code" in body and 200 <= status < 300:
-        number = _LIST_ID.search(str(body.get("message") or ""))
-        return Told("done", status, words, number[1] if number else None)
     if isinstance(body, dict) and body.get("status") is False:
         return Told(_kind(status, words), status, words)
     raise Unintelligible("the answer does not say what became of the request", status=status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from syncd.errors import (
     Ambiguous,
@@ -36,9 +36,9 @@ from syncd.providers.redcappi_translate import Plan
 
 METER = "api"
 LISTS = "/v1/lists.json/"
+ACCOUNT_WIDE = "deletes there are account-wide"
+UNSEEN = "whether a delete is account-wide could not be seen"
 NO_DATA, NO_DATA_WRITE = b'{"posted_data":"[]"}', b'{"posted_data":"null"}'
-
-T = TypeVar("T")
 
 
 class HalfDone(Misconfigured):
@@ -118,7 +118,7 @@ class Errand:
 
     def __init__(self, calls: Calls, scope: Scope, plan: Plan) -> None:
         self._calls, self._scope, self._plan = calls, scope, plan
-        self._applied = self._added = False
+        self._applied = self._added = self._deleted = False
 
     async def run(self) -> Outcome:
         """Carry the plan out."""
@@ -197,7 +197,7 @@ class Errand:
             if plan.takes_out or self._scope.is_known == "list":
                 outcome = await self._delete(there, contact_id)
             elif self._scope.is_known == "account":
-                outcome = self._stays(there, "deletes there are account-wide")
+                outcome = await self._stays(there, contact_id, ACCOUNT_WIDE)
             else:
                 async with self._scope.turn:
                     outcome = await self._delete_with_care(there, contact_id)
@@ -211,26 +211,35 @@ class Errand:
         if told.kind not in ("done", "gone"):
             if not self._added:
                 return self._rejected(told, there)
-            return self._stays(there, told.text)
+            return await self._stays(there, contact_id, told.text)
         self._applied = True
+        self._deleted = told.kind == "done"
         plan.ids.pop(there, None)
         plan.held.pop(there, None)
         return None
 
-    def _stays(self, there: str, why: str) -> Outcome | None:
-        self._plan.lacking.append(f"list:{self._plan.source(there)} not left: {why}")
+    async def _stays(self, there: str, contact_id: str, why: str) -> Outcome | None:
+        """A list that is not left holds a record all the same: what changed is sent there too."""
+        plan = self._plan
+        plan.lacking.append(f"list:{plan.source(there)} not left: {why}")
+        if plan.differs:
+            told = await self._calls.write(edit(there, contact_id, plan.body))
+            if told.kind == "gone":
+                plan.ids.pop(there, None)
+                plan.held.pop(there, None)
+            self._applied = True
         return None
 
     async def _delete_with_care(self, there: str, contact_id: str) -> Outcome | None:
         """Delete in one list, then look in another: is the contact gone from there as well?"""
         if known := self._scope.is_known:  # found out while this one waited for its turn
             if known == "account":
-                return self._stays(there, "deletes there are account-wide")
+                return await self._stays(there, contact_id, ACCOUNT_WIDE)
             return await self._delete(there, contact_id)
         if (witness := await self._witness(there, contact_id)) is None:
-            return self._stays(there, "whether a delete is account-wide could not be seen")
+            return await self._stays(there, contact_id, UNSEEN)
         outcome = await self._delete(there, contact_id)
-        if outcome is not None or there in self._plan.ids:
+        if outcome is not None or not self._deleted:  # what was gone before teaches nothing
             return outcome
         if await self._calls.contact(*witness) is not None:
             self._scope.learn("list")

@@ -89,6 +89,8 @@ class Scan:
             if cursor and one == start and (unit := cursor.get("unit")):
                 place.unit, place.size = unit, cursor["size"]
                 place.base, place.offset = cursor["base"], cursor["offset"]
+                if place.is_second:  # whether the first was cut short is to be seen again
+                    place.offset = place.base
             async for page in self._list(place, alone=list_id is not None):
                 yield page
             if place.findings:  # what one list taught holds for the next
@@ -105,17 +107,17 @@ class Scan:
             if not place.shrunk:
                 yield place.page(first)
         while rows:
-            before = place.last
+            before, asked = place.last, place.offset
             if (news := place.next(rows)) is not None:
                 yield news
-            elif not self._is_base_twice(place, before, rows):
+            elif not self._is_base_twice(place, asked, before.keys() == rows.keys()):
                 return
             rows = await self._second(place) if place.is_second else await self._page(place)
 
     @staticmethod
-    def _is_base_twice(place: Place, before: Rows, rows: Rows) -> bool:
-        """Pages that count from 1, with 0 taken as 1: the second page is no end."""
-        if place.unit != "pages" or place.base or place.offset != 2 or before.keys() != rows.keys():
+    def _is_base_twice(place: Place, asked: int, same: bool) -> bool:
+        """Offsets that count from 1, with 0 taken as 1: the second page is no end."""
+        if place.base or asked != 1 or not same:
             return False
         place.base = place.findings["offset_from"] = 1
         return True

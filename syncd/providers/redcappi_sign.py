@@ -64,7 +64,8 @@ def php_json(told: Any) -> str:
     The top level's keys are ordered without regard to case; PHP has no empty object.
     """
     if isinstance(told, Mapping):
-        told = {key: told[key] for key in sorted(told, key=_folded)} or []
+        fold = str.lower if "".join(told).isascii() else _folded
+        told = {key: told[key] for key in sorted(told, key=fold)} or []
     text = json.dumps(told, separators=(",", ":")).replace("/", "\\/")
     if "\\u007f" in text:
         text = _DELETE_CHARACTER.sub(lambda m: m[0] if m[1] == "\\" else "\x7f", text)

@@ -35,6 +35,7 @@ FIELDS = (
     "state",
     "zip_code",
 )
+ISO = "%Y-%m-%d"
 LONGEST_NAME, SHORTEST_NAME = 100, 5
 
 _BREAKS = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
@@ -48,7 +49,7 @@ class Rules:
     """What the options change in the translation."""
 
     joins_name: bool = True  # `name` is "first last" where nothing is mapped to it
-    dob_format: str = "%Y-%m-%d"
+    dob_format: str = ISO
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class Plan:
     missed: frozenset[str] = frozenset()  # a whole scan did not see the contact there
     returns: bool = False
     takes_out: bool = False  # of every list: nothing is to stay
+    differs: bool = True  # fields or address, from what was last given
     lacking: list[str] = field(default_factory=list)
 
     def source(self, remote: str) -> str:
@@ -114,8 +116,8 @@ def _known(change: Change) -> Plan:
     held = remote.get("lists")
     if held is None:
         held = was.lists if was is not None else {}
-        if change.doubtful:  # a lost add, looked for in vain, was not applied
-            held = {ours: one for ours, one in held.items() if one not in plan.missed}
+    if change.doubtful:  # looked for in vain: a lost add was not applied, or a lost delete was
+        held = {ours: one for ours, one in held.items() if one not in plan.missed}
     if change.verb is Verb.PUT and was is not None and not was.subscribed and not change.doubtful:
         held, plan.returns = {}, True
     plan.held = {str(there): ours for ours, there in held.items()}
@@ -162,7 +164,10 @@ def _placed(plan: Plan, want: Person, same: bool) -> Plan | Outcome:
         unseen = [one for one in plan.joins if one not in plan.missed]
         if unseen:
             return Waits(wanted[unseen[0]])
-    edits = [] if same and not change.doubtful and (plan.joins or ends) else stays
+    plan.differs = change.doubtful or not same
+    edits = [] if not plan.differs and (plan.joins or ends) else stays
+    if not edits and _moved(change, want):  # by id: adding the new address makes a second record
+        edits = [one for one in ends if one in plan.ids][:1]
     for one in (*ends, *edits):
         gone = one in ends and one in plan.missed
         if one not in plan.ids and not gone:
@@ -176,6 +181,13 @@ def _placed(plan: Plan, want: Person, same: bool) -> Plan | Outcome:
     if not plan.returns:
         plan.held |= {one: wanted[one] for one in stays}
     return plan
+
+
+def _moved(change: Change, want: Person) -> bool:
+    """Whether the record there may have another address."""
+    return change.was is not None and (
+        change.doubtful or change.was.email.lower() != want.email.lower()
+    )
 
 
 def _looks(plan: Plan, stays: Sequence[str], ends: Sequence[str]) -> dict[str, str]:
@@ -203,6 +215,8 @@ def content(person: Person, rules: Rules, lacking: list[str]) -> dict[str, str]:
     for name, value in fields.items():
         if name not in made or name == "email_address":
             lacking.append(f"field:{name} has no place there")
+        elif type(value) is str and value.isascii() and value.isprintable() and name != "dob":
+            made[name] = value
         elif value is not None and value != "":
             made[name] = _shaped(name, value, rules, lacking)
     if rules.joins_name and "name" not in fields:
@@ -213,7 +227,8 @@ def content(person: Person, rules: Rules, lacking: list[str]) -> dict[str, str]:
 def _shaped(name: str, value: Value, rules: Rules, lacking: list[str]) -> str:
     if name == "dob":
         try:
-            return date.fromisoformat(str(value)).strftime(rules.dob_format)
+            day = date.fromisoformat(str(value))
+            return day.strftime(rules.dob_format) if rules.dob_format != ISO else str(day)
         except ValueError:
             lacking.append("field:dob not a date, left out")
             return ""
