@@ -158,6 +158,33 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """One record met while paging. `lists`: remote list ids, where told.
+
+    subscribed: None where the provider does not tell.  contact_id: ours, where it stores it.
+    """
+
+    remote_id: str
+    email: str | None
+    subscribed: bool | None = None
+    contact_id: str | None = None
+    lists: Sequence[str] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records, and where to go on after a crash.
+
+    findings: what was learned of the account on the way.
+    """
+
+    records: Sequence[Seen]
+    cursor: Mapping[str, Any]
+    findings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Erased:
     """Where an erasure stands at one destination.
 

@@ -26,6 +26,7 @@ from syncd.model import (
     Meter,
     Notice,
     Outcome,
+    Page,
     Request,
     Traits,
 )
@@ -128,6 +129,24 @@ class Provider(Protocol):
 class Finds(Protocol):
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
         """Look the contacts up; one `Found` each, in the same order."""
+        ...
+
+
+class Scans(Protocol):
+    def scan(self, list_id: str | None, cursor: Mapping[str, Any] | None) -> AsyncIterator[Page]:
+        """Page through one remote list (None: the whole account), from *cursor* on.
+
+        The last page ends the iteration; an empty iteration is an empty list.
+        """
+        ...
+
+
+class Learns(Protocol):
+    """An adapter that finds out about the account while it works, not only in `learn`."""
+
+    @property
+    def findings(self) -> Mapping[str, Any]:
+        """What is known by now. The core stores what is new, until the credential changes."""
         ...
 
 
