@@ -15,8 +15,9 @@ returning id;
 
 -- name: held_plans
 select p.id, d.name as destination, p.kind,
-       (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')::bigint
-           as rows, p.reason
+       (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
+       + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id) as rows,
+       p.reason
   from syncd.plan p
   join syncd.destination d on d.id = p.destination_id
  where p.state = 'held' and ($1::text[] is null or d.name = any($1::text[]))
@@ -32,7 +33,7 @@ select f.destination_id
 
 -- name: held_plan
 select p.id, (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
-           as rows
+       + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id) as rows
   from syncd.plan p
  where p.id = $1::bigint and p.state = 'held';
 
