@@ -273,11 +273,19 @@ update syncd.scan
 returning id;
 
 -- name: ask_again
--- Whoever was missed once is looked for a second time, at once: one scan proves no absence.
+-- Whoever was missed once is looked for a second time, at once: one scan proves no absence. A scan
+-- that has itself confirmed others leaves who went meanwhile to the schedule: people always go.
 insert into syncd.scan (destination_id, feed, list_key)
 select $1::int, 'contacts', $2::text
  where exists (select 1 from syncd.missing x
-                where x.destination_id = $1::int and x.list_key = $2::text and x.scans = 1)
+                where x.destination_id = $1::int and x.list_key = $2::text and x.scans = 1
+                  and (not exists (select 1 from syncd.missing o
+                                    where o.destination_id = $1::int and o.list_key = $2::text
+                                      and o.scans >= 2 and o.plan_id is null)
+                       or exists (select 1 from syncd.journal j
+                                   where j.destination_id = $1::int
+                                     and j.contact_id = x.contact_id
+                                     and j.waits_for @> array[$2::text])))
 on conflict (destination_id, list_key) where feed = 'contacts' and finished_at is null do nothing;
 
 -- name: stamp_list

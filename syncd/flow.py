@@ -180,6 +180,14 @@ class Flow:
         )
         return bool(row)
 
+    async def scan_all(self) -> int:
+        """Scan whatever is there, now; returns how many scans that took. Errors pass through."""
+        done = 0
+        await self.reading.ask_all()
+        while await self.reading.any_asked() and await self.reading.step(first=True):
+            done += 1
+        return done
+
     async def _was_scanned(self) -> bool:
         return not self.reading.can_scan or bool(
             await self.planner.pool.fetchval(sql.reading.is_scanned, self.destination.id)

@@ -167,7 +167,7 @@ class Reading:
         if begun is None:
             return None
         cursor = None if begun["cursor"] is None else orjson.loads(begun["cursor"])
-        ours = {there: ours for ours, there in keys.items() if there is not None}
+        ours = {there: ours for ours, there in self.lists.known.items()}
         matcher = Matcher(key, remote, self.adapter.remembered, ours, adopting)
         return Scan(begun["id"], begun["begun_at"], cursor, matcher)
 

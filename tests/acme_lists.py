@@ -68,6 +68,7 @@ class Shelves:
     page_faults: deque[Fault | None] = field(default_factory=deque)  # of pages
     empty: set[str] = field(default_factory=set)  # lists that answer as if nobody were in them
     reading: set[str] = field(default_factory=set)
+    noes: set[str] = field(default_factory=set)  # who is shown, as unsubscribed
     turn: asyncio.Event = field(default_factory=asyncio.Event)  # set: pages are answered
     on_page: Any = None  # called with (list, offset) before a page is answered
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -134,6 +135,8 @@ class Shelves:
             return web.Response(status=204)
         if parts == ["lists"]:
             return web.json_response(self.lists)
+        if parts == ["account"]:
+            return web.json_response([self._row(m) for m in self.members.values() if not m.left])
         await self.turn.wait()
         fault = self.page_faults.popleft() if self.page_faults else None
         if isinstance(fault, int):
@@ -147,6 +150,11 @@ class Shelves:
         rows = [] if number in self.empty else shown[offset : offset + self.size]
         (self.reading.add if len(rows) == self.size else self.reading.discard)(number)
         return web.json_response([[one, self.members[one].email] for one in rows])
+
+    def _row(self, member: Member) -> dict[str, Any]:
+        lists = [number for number, inside in self.inside.items() if member.id in inside]
+        subscribed = member.email not in self.noes
+        return {"id": member.id, "email": member.email, "subscribed": subscribed, "lists": lists}
 
     def _write(
         self, method: str, parts: Sequence[str], said: Mapping[str, Any]

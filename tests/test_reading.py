@@ -349,6 +349,23 @@ async def test_a_first_miss_is_followed_by_a_second_look_at_once(pool: Pool) -> 
         assert not await flow.reading.any_asked()
 
 
+async def test_people_who_keep_leaving_are_not_scanned_for_without_end(pool: Pool) -> None:
+    async with shop(pool) as w:
+        await people(pool, news=crowd(9))
+        flow = await filled(w)
+        await scan(w, flow)
+        went = iter(emails(crowd(8)))
+
+        def leave(_: str, offset: int) -> None:
+            if not offset and (email := next(went, None)):
+                w.shelves.leave(email)
+
+        w.shelves.on_page = leave
+        before = await pool.fetchval("select count(*) from syncd.scan")
+        await scan(w, flow)
+        assert await pool.fetchval("select count(*) from syncd.scan") == before + 2
+
+
 async def test_who_is_met_between_two_misses_has_not_vanished(pool: Pool) -> None:
     async with shop(pool) as w:
         await people(pool, news="ann bob")
