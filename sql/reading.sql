@@ -106,9 +106,8 @@ update syncd.scan set cursor = $3::jsonb, moved_at = clock_timestamp()
 returning id;
 
 -- name: leave
--- Somebody may go on with it: it stands where its cursor does.
-update syncd.scan set claimed_by = null
- where id = $1::bigint and claimed_by = $2::bigint and finished_at is null;
+-- Over, and judged; or somebody may go on with it: it stands where its cursor does.
+update syncd.scan set claimed_by = null where id = $1::bigint and claimed_by = $2::bigint;
 
 -- name: fail
 update syncd.scan set finished_at = clock_timestamp(), error = $2::text
