@@ -108,7 +108,7 @@ with rows as materialized (
        for update
 ), freed as (
     update syncd.journal j
-       set state = 'due', due_at = now(), digest = null, attempts = 0, crashes = 0,
+       set state = 'due', due_at = now(), digest = null, attempts = 0, crashes = 0, waited = 0,
            batch_cap = null, lane = least(j.lane, 1)
       from rows
      where j.destination_id = rows.destination_id and j.contact_id = rows.contact_id

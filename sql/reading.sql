@@ -6,13 +6,16 @@ on conflict (destination_id, list_key) where feed = 'contacts' and finished_at i
 
 -- name: wait
 -- These contacts cannot be sent before their lists have been scanned; what was missed before is
--- no answer to them. The scan makes them due; should none come, they ask again.
+-- no answer to them. The scan makes them due; should none come, they ask again after $4 seconds.
+-- Who has waited $5 times, though nothing was in doubt, is for a person: the provider shows a record
+-- that it does not know.
 with u as materialized (
     select u.contact_id, array_agg(distinct u.list_key) as lists
       from unnest($2::text[], $3::text[]) u (contact_id, list_key)
      group by u.contact_id
 ), rows as materialized (
-    select j.contact_id, j.waits_for from syncd.journal j
+    select j.contact_id, j.waits_for, j.waited >= $5::int and not j.doubtful as over
+      from syncd.journal j
      where j.destination_id = $1::int and j.contact_id = any(array(select contact_id from u))
        and j.state = 'due'
      order by j.contact_id
@@ -23,13 +26,22 @@ with u as materialized (
      where m.destination_id = $1::int and m.contact_id = rows.contact_id and m.plan_id is null
        and u.contact_id = rows.contact_id and m.list_key = any(u.lists)
        and not m.list_key = any(coalesce(rows.waits_for, '{}'))
+), marked as (
+    update syncd.journal j
+       set waits_for = case when not rows.over then u.lists end,
+           waits_since = case when not rows.over then clock_timestamp() end,
+           waited = j.waited + (not j.doubtful)::int,
+           state = case when rows.over then 'rejected' else 'due' end,
+           last_error = case when rows.over
+                             then j.waited || ' scans told its id, which the provider does not know'
+                             else j.last_error end,
+           due_at = now() + make_interval(secs => $4::float8)
+      from rows, u
+     where j.destination_id = $1::int and j.contact_id = rows.contact_id
+       and u.contact_id = j.contact_id
+    returning j.waits_for
 )
-update syncd.journal j
-   set waits_for = u.lists, waits_since = clock_timestamp(),
-       due_at = now() + make_interval(secs => $4::float8)
-  from rows, u
- where j.destination_id = $1::int and j.contact_id = rows.contact_id
-   and u.contact_id = j.contact_id;
+select distinct l.list_key from marked cross join unnest(marked.waits_for) l (list_key);
 
 -- name: open
 -- Scans to be run, those that were begun first. `urgent`: an opt-out or an erasure waits for it.

@@ -29,6 +29,7 @@ from syncd.plan import Planner
 log = structlog.get_logger()
 
 WAITS = 900.0  # seconds after which whoever waits for a scan that never came asks again
+ENOUGH = 10  # scans in a row that do not let a contact be sent, before a person is asked
 TOO_OLD = 3600.0  # seconds that a scan may stand still and still be gone on with
 WINDOW = 5000  # mirror rows looked at by one statement
 
@@ -90,8 +91,8 @@ class Reading:
         by_list = self._by_list
         pairs = sorted((c, one if by_list else "") for c, lists in waits.items() for one in lists)
         ids, keys = (list(column) for column in zip(*pairs, strict=True))
-        await self.pool.execute(sql.reading.wait, self._me, ids, keys, WAITS)
-        await self.ask(keys)
+        rows = await self.pool.fetch(sql.reading.wait, self._me, ids, keys, WAITS, ENOUGH)
+        await self.ask(row["list_key"] for row in rows)
 
     async def learn(self) -> None:
         """Keep what the adapter has found out about the account while it worked."""

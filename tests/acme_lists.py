@@ -68,6 +68,7 @@ class Shelves:
     page_faults: deque[Fault | None] = field(default_factory=deque)  # of pages
     empty: set[str] = field(default_factory=set)  # lists that answer as if nobody were in them
     reading: set[str] = field(default_factory=set)
+    ghosts: set[str] = field(default_factory=set)  # who is shown, and cannot be edited
     noes: set[str] = field(default_factory=set)  # who is shown, as unsubscribed
     turn: asyncio.Event = field(default_factory=asyncio.Event)  # set: pages are answered
     on_page: Any = None  # called with (list, offset) before a page is answered
@@ -192,7 +193,10 @@ class Shelves:
     def _change(
         self, method: str, number: str, one: str, said: Mapping[str, Any]
     ) -> web.StreamResponse:
-        if one not in self.inside[number] or self.members[one].left:
+        member = self.members.get(one)
+        if member is None or member.left or {one, member.email} & self.ghosts:
+            return web.json_response({"error": "no such member"}, status=404)
+        if one not in self.inside[number]:
             return web.json_response({"error": "no such member"}, status=404)
         if method == "DELETE":
             self.inside[number].remove(one)

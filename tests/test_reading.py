@@ -226,6 +226,25 @@ async def test_findings_of_pages_are_kept(pool: Pool) -> None:
         assert w.findings == {"unit": "rows"}
 
 
+async def test_a_record_that_is_shown_but_not_known_is_not_scanned_for_without_end(
+    pool: Pool,
+) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        w.shelves.ghosts.add("ann@x.test")
+        await rename(pool, "ann", "B")
+        await settle(w, flow)
+        row = await w.hand.row("ann")
+        assert (row["state"], row["waits_for"]) == ("rejected", None)
+        assert "which the provider does not know" in row["last_error"]
+        assert await pool.fetchval("select count(*) from syncd.scan") == 10
+        w.shelves.ghosts.clear()
+        await control.retry(pool, ["acme"], None)
+        await settle(w, flow)
+        assert await w.hand.rows() == {}
+
+
 # ── Crashes ─────────────────────────────────────────────────────────────────────────────────
 
 

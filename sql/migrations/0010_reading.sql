@@ -34,10 +34,12 @@ comment on table syncd.missing is
 alter table syncd.journal
     add column waits_for text[],
     add column waits_since timestamptz,
+    add column waited int not null default 0,
     add check ((waits_for is null) = (waits_since is null));
 create index journal_waits on syncd.journal (destination_id) where waits_for is not null;
 create index journal_doubtful on syncd.journal (destination_id, email) where doubtful;
 comment on column syncd.journal.waits_for is 'lists that must be scanned before it can be sent';
+comment on column syncd.journal.waited is 'scans waited for that were no answer to a lost request';
 
 alter table syncd.feed add column scanned_at timestamptz;
 comment on column syncd.feed.scanned_at is 'when the account was first read: before any write';
