@@ -16,9 +16,9 @@ import orjson
 import structlog
 
 from syncd import meter, sql
-from syncd.absence import Absence
 from syncd.db import Connection, Pool, Row, transact
 from syncd.drain import Drain
+from syncd.ending import Ending
 from syncd.errors import Fenced, ProviderError
 from syncd.lists import Lists
 from syncd.matching import Matcher
@@ -31,7 +31,6 @@ log = structlog.get_logger()
 WAITS = 900.0  # seconds after which whoever waits for a scan that never came asks again
 ENOUGH = 10  # scans in a row that do not let a contact be sent, before a person is asked
 TOO_OLD = 3600.0  # seconds that a scan may stand still and still be gone on with
-WINDOW = 5000  # mirror rows looked at by one statement
 
 
 @dataclass(slots=True)
@@ -62,6 +61,10 @@ class Reading:
     @property
     def _by_list(self) -> bool:
         return bool(self.adapter.traits.scans_lists)
+
+    @property
+    def _ending(self) -> Ending:
+        return Ending(self.planner, self.worker_id, self.adapter, self.lists)
 
     # ── Asking ──────────────────────────────────────────────────────────────────────────────
 
@@ -137,7 +140,7 @@ class Reading:
         await self.ask(row["list_key"] for row in old)
         gone = await self.pool.fetch(sql.reading.drop, self._me) if self._by_list else []
         if gone or not self._recovered:
-            await self._answer()
+            await self._ending.answer()
             self._recovered = True
         keys = await self._keys()
         fresh = {row["list_id"] for row in await self.pool.fetch(sql.lists.unread, self._me)}
@@ -176,7 +179,7 @@ class Reading:
         purpose = meter.purpose.set("read")
         try:
             if await self._read(scan):
-                await self._finish(scan)
+                await self._ending.finish(scan)
         except ProviderError as error:
             await self._interrupted(scan, error)
         except Fenced:
@@ -208,37 +211,3 @@ class Reading:
     async def _is_there(self, scan: Scan) -> bool:
         await self.lists.look()
         return scan.list_key in await self._keys()
-
-    # ── Its end ─────────────────────────────────────────────────────────────────────────────
-
-    async def _finish(self, scan: Scan) -> None:
-        me, key, last = self._me, scan.list_key, ""
-        while to := await self.pool.fetchval(sql.reading.last_missing, me, last, WINDOW):
-            await self.pool.execute(sql.reading.miss, me, key, scan.id, last, to, scan.begun_at)
-            last = to
-        await self.pool.execute(sql.reading.miss_waiting, me, key, scan.id)
-        drift = await transact(self.pool, lambda c: self._close(c, scan))
-        log.info("scan done", list=key, **drift)
-        if self._by_list and not drift["seen"] and drift["expected"]:
-            await self.lists.look()  # emptied, or is it the list that is gone?
-        await self._answer()
-        await self.lists.remember()
-
-    async def _close(self, connection: Connection, scan: Scan) -> dict[str, int]:
-        me, key = self._me, scan.list_key
-        await connection.execute(sql.reading.excuse, me, key, scan.id)
-        row = await connection.fetchrow(sql.reading.drift, me, key, scan.id)
-        assert row is not None
-        drift = dict(row)
-        await connection.execute(sql.reading.forget_seen, me, key, scan.id)
-        counts = orjson.dumps(drift).decode()
-        if await connection.fetchval(sql.reading.finish, scan.id, self.worker_id, counts) is None:
-            raise Fenced("this scan was taken over by another worker")
-        await connection.execute(sql.reading.ask_again, me, key)
-        await connection.execute(sql.reading.stamp_list, me, key)
-        return drift
-
-    async def _answer(self) -> int:
-        """Judge who is missing; then whoever waited is due."""
-        await Absence(self.planner, self.adapter).judge()
-        return int(await self.pool.fetchval(sql.reading.answer, self._me))

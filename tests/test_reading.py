@@ -270,7 +270,8 @@ async def test_a_killed_scan_is_gone_on_with_where_it_stood(pool: Pool) -> None:
         assert await other.reading.step()
 
         assert before == [0, 2, 4, 6]
-        assert pages[4] in (6, 8), "not from the start"
+        assert pages[4:]
+        assert 0 not in pages[4:], "not from the start"
         assert (await drift(pool, "news"))["seen"] == 12
         ids = [row["remote"] for row in (await w.hand.mirror()).values()]
         assert all("m" in one for one in ids)
