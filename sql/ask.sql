@@ -27,3 +27,15 @@ select read_at >= $2::timestamptz from syncd.feed where destination_id = $1::int
 
 -- name: standstill
 select paused, halted from syncd.destination where id = $1::int;
+
+-- name: scanned_since
+-- Scans that ended since then, and whether some are still asked for; `nothing`: there is no list.
+select count(*) filter (where s.finished_at >= $2::timestamptz) as n,
+       count(*) filter (where s.finished_at is null or exists (  -- not judged yet
+           select 1 from syncd.worker w where w.id = s.claimed_by and w.alive_until > now())) > 0
+           as open,
+       $3::boolean and not exists (select 1 from syncd.list_mirror l
+                                    where l.destination_id = $1::int and l.remote_id is not null
+                                      and l.state <> 'asks') as nothing
+  from syncd.scan s
+ where s.destination_id = $1::int and s.feed = 'contacts';

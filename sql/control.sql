@@ -21,8 +21,9 @@ select id from halted;
 
 -- name: held_plans
 select p.id, d.name as destination, p.kind,
-       (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')::bigint
-           as rows, p.reason
+       (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
+       + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id) as rows,
+       p.reason
   from syncd.plan p
   join syncd.destination d on d.id = p.destination_id
  where p.state = 'held' and ($1::text[] is null or d.name = any($1::text[]))
@@ -38,7 +39,7 @@ select f.destination_id
 
 -- name: held_plan
 select p.id, (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
-           as rows
+       + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id) as rows
   from syncd.plan p
  where p.id = $1::bigint and p.state = 'held';
 
@@ -113,7 +114,7 @@ with rows as materialized (
        for update
 ), freed as (
     update syncd.journal j
-       set state = 'due', due_at = now(), digest = null, attempts = 0, crashes = 0,
+       set state = 'due', due_at = now(), digest = null, attempts = 0, crashes = 0, waited = 0,
            batch_cap = null, lane = least(j.lane, 1)
       from rows
      where j.destination_id = rows.destination_id and j.contact_id = rows.contact_id

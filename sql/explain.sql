@@ -42,9 +42,14 @@ select to_jsonb(d)::text from syncd.delivery d
 -- name: seen
 select to_jsonb(s)::text from syncd.seen s
  where s.destination_id = any($1::int[])
-   and (lower(s.email) = $3::text
+   and (lower(s.email) = $3::text or s.contact_id = any($2::text[])
         or (s.list_key = 'our own opt-outs' and s.remote_id = any($2::text[])))
  order by s.destination_id, s.list_key, s.remote_id;
+
+-- name: missing
+select to_jsonb(x)::text from syncd.missing x
+ where x.destination_id = any($1::int[]) and x.contact_id = any($2::text[]) and $3::text <> ''
+ order by x.destination_id, x.list_key;
 
 -- name: intent
 select jsonb_build_object('destination_id', i.destination_id, 'claim', i.claim, 'at', i.at)::text

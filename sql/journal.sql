@@ -18,7 +18,8 @@ update syncd.journal j
    set digest = u.digest, email = u.email, holds = u.email,
        sent_lists = case when j.doubtful then j.sent_lists || u.lists::text[]
                          else u.lists::text[] end,
-       silenced = u.silences or (j.doubtful and j.silenced)
+       silenced = u.silences or (j.doubtful and j.silenced),
+       waits_for = null, waits_since = null
   from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::boolean[])
        u (contact_id, digest, email, lists, silences)
  where j.destination_id = $1::int and j.contact_id = u.contact_id;

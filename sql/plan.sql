@@ -223,7 +223,7 @@ with doubted as (
            doubtful = true, claimed_by = null, again = false, due_at = now()
      where destination_id = $1::int and state = 'sent'
 )
-update syncd.feed set position = null, owes_full = true, read_at = null
+update syncd.feed set position = null, owes_full = true, read_at = null, scanned_at = null
  where destination_id = $1::int;
 
 -- name: start_pass

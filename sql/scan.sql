@@ -138,21 +138,24 @@ select contact_id, email from syncd.opt_out
 select identity, findings, credential_hash from syncd.account where scope = $1::text;
 
 -- name: learn
-insert into syncd.account (scope, identity, findings, credential_hash, learned_at)
+-- What a reading found out before this credential was learned about stays.
+insert into syncd.account as a (scope, identity, findings, credential_hash, learned_at)
 values ($1::text, $2::text, $3::jsonb, $4::text, now())
 on conflict (scope) do update
-   set identity = excluded.identity, findings = excluded.findings,
-       credential_hash = excluded.credential_hash, learned_at = excluded.learned_at;
+   set identity = excluded.identity, learned_at = excluded.learned_at,
+       findings = case when a.credential_hash is null then a.findings else '{}' end
+                  || excluded.findings,
+       credential_hash = excluded.credential_hash
+returning findings;
 
--- name: ask
--- A scan of these lists is wanted; asked for once per list, however many contacts wait for it.
-insert into syncd.scan (destination_id, feed, list_key)
-select $1::int, 'contacts', u.list_key
-  from unnest($2::text[]) u (list_key)
- where not exists (
-     select 1 from syncd.scan s
-      where s.destination_id = $1::int and s.feed = 'contacts' and s.list_key = u.list_key
-        and s.finished_at is null);
+-- name: found_out
+-- What an adapter found out beside `learn`. Of another credential nothing is kept; a row without a
+-- credential is of one that has not been learned about yet.
+insert into syncd.account as a (scope, findings) values ($1::text, $2::jsonb)
+on conflict (scope) do update
+   set findings = case when a.credential_hash is null or a.credential_hash = $3::text
+                       then a.findings else '{}' end || excluded.findings,
+       credential_hash = case when a.credential_hash = $3::text then a.credential_hash end;
 
 -- name: translate
 select remote ->> $2::text as name, contact_id

@@ -81,11 +81,33 @@ select r.destination_id, r.kind, r.started_at, w.id as worker, w.host
   join syncd.worker w on w.id = r.worker_id and w.alive_until > now()
  where r.destination_id = any($1::int[]) and r.finished_at is null
 union all
-select s.destination_id, 'read ' || s.feed, s.started_at, w.id, w.host
+select s.destination_id,
+       'read ' || s.feed || case when s.list_key <> '' then ' of list ' || s.list_key else '' end,
+       coalesce(s.begun_at, s.started_at), w.id, w.host
   from syncd.scan s
   join syncd.worker w on w.id = s.claimed_by and w.alive_until > now()
  where s.destination_id = any($1::int[]) and s.finished_at is null
  order by 1, 3;
+
+-- name: drift
+-- What the latest whole scans found, all lists together; `open`: scans that are asked for.
+select s.destination_id, count(*) as scans, min(s.finished_at) as since,
+       sum((s.counts ->> 'seen')::bigint)::bigint as seen,
+       sum((s.counts ->> 'extra')::bigint)::bigint as extra,
+       sum((s.counts ->> 'stray')::bigint)::bigint as stray,
+       sum((s.counts ->> 'missing')::bigint)::bigint as missing,
+       sum((s.counts ->> 'address_differs')::bigint)::bigint as address_differs
+  from (select distinct on (s.destination_id, s.list_key) s.*
+          from syncd.scan s
+         where s.destination_id = any($1::int[]) and s.feed = 'contacts'
+           and s.finished_at is not null and s.error is null
+         order by s.destination_id, s.list_key, s.id desc) s
+ group by s.destination_id;
+
+-- name: scans_open
+select destination_id, count(*) as n from syncd.scan
+ where destination_id = any($1::int[]) and feed = 'contacts' and finished_at is null
+ group by destination_id;
 
 -- name: workers
 select id, host, pid, version, started_at, alive_until

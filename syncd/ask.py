@@ -17,6 +17,8 @@ from syncd import control, sql
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError
 from syncd.explain import Explained, explain
+from syncd.model import Can
+from syncd.providers import provider
 
 if TYPE_CHECKING:
     from syncd.app import App
@@ -36,16 +38,18 @@ def who() -> str:
 
 @dataclass(slots=True)
 class Read:
-    """How the reading of one destination ended. noted: opt-outs that were new."""
+    """How the reading of one destination ended. noted: opt-outs that were new.  scans: of lists,
+    or of the whole account."""
 
     done: bool = False
     noted: int = 0
+    scans: int = 0
     why: str = ""  # it is not done
     exit_code: int = 0
 
 
 async def scan(app: App, names: Sequence[str], wait: float) -> dict[str, Read]:
-    """Have opt-outs read back now: by a worker if one is alive, else by this process."""
+    """Have opt-outs (and contacts, where they can be) read back now: by a worker, else here."""
     chosen = await app.destinations(names)
     if await app.pool.fetchval(sql.ask.workers_alive):
         until = time.monotonic() + wait
@@ -76,11 +80,22 @@ async def _by_worker(app: App, d: Destination, until: float) -> Read:
 async def _read_since(app: App, d: Destination, then: object) -> Read | None:
     """The reading that was begun since; None while there is none."""
     row = await app.pool.fetchrow(sql.ask.read_since, d.id, then)
-    if row is not None:
-        return Read(row["error"] is None, row["noted"], row["error"] or "")
-    if await app.pool.fetchval(sql.ask.stamped_since, d.id, then):
-        return Read(True)  # of a provider whose opt-outs cannot be read
-    return None
+    if row is not None and row["error"] is not None:
+        return Read(False, row["noted"], why=row["error"])
+    if row is None and not await app.pool.fetchval(sql.ask.stamped_since, d.id, then):
+        return None
+    scans = await _scanned_since(app, d, then)
+    return None if scans is None else Read(True, 0 if row is None else row["noted"], scans)
+
+
+async def _scanned_since(app: App, d: Destination, then: object) -> int | None:
+    """How many scans ended since; None while some are to come. 0 where nothing can be scanned."""
+    traits = provider(d.provider).traits
+    if not traits.can & Can.SCAN:
+        return 0
+    row = await app.pool.fetchrow(sql.ask.scanned_since, d.id, then, traits.scans_lists)
+    assert row is not None
+    return None if row["open"] or not (row["n"] or row["nothing"]) else int(row["n"])
 
 
 async def _why_not(app: App, d: Destination) -> str:
@@ -95,8 +110,10 @@ async def _why_not(app: App, d: Destination) -> str:
 async def _here(app: App, d: Destination, everyone: Sequence[Destination]) -> Read:
     try:
         async with app.worker() as worker, app.assembled(d, everyone, worker) as made:
-            assert made.flow is not None
-            return Read(True, await made.flow.reader.read())
+            flow = made.flow
+            assert flow is not None
+            noted = await flow.reader.read()
+            return Read(True, noted, await flow.scan_all())
     except* (ProviderError, ConfigError) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

@@ -26,6 +26,7 @@ from syncd.model import Can, Meter
 from syncd.plan import Bounds, Planner
 from syncd.providers import Options, Provider, provider
 from syncd.push import Push
+from syncd.reading import Reading
 from syncd.scan import OptOutReader
 from syncd.secrets import Secrets, account_key
 from syncd.settings import Settings
@@ -161,9 +162,9 @@ async def _list_faults(
     ]
 
 
-async def list_ids(pool: Pool, destination_id: int) -> dict[str, str]:
-    """Source list id → remote id, of the lists that are there."""
-    rows = await pool.fetch(sql.lists.ids, destination_id)
+async def list_ids(pool: Pool, destination_id: int, reads: bool) -> dict[str, str]:
+    """Source list id → remote id, of the lists that contacts may be put into."""
+    rows = await pool.fetch(sql.lists.ids, destination_id, reads)
     return {row["list_id"]: row["remote_id"] for row in rows}
 
 
@@ -241,7 +242,10 @@ async def assemble(
         planner = Planner(pool, destination, desired, kind.traits.key, bounds)
         made = Assembled(
             destination, adapter, kind, options, held, scope, desired, planner, out, permits,
-            limits, None, await list_ids(pool, destination.id),
+            limits, None,
+            await list_ids(
+                pool, destination.id, bool(kind.traits.can & Can.SCAN) and kind.traits.scans_lists
+            ),
         )  # fmt: skip
         if worker is not None:
             made.flow = _flow(made, settings, worker, limits)
@@ -283,6 +287,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         bool(can & Can.FIND),
         bool(can & Can.LISTS),
         name,
+        left_ids=lists.known.get if can & Can.LISTS else None,
     )
     return Flow(
         destination,
@@ -297,6 +302,17 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         learn=lambda: learn(made),
         lists=lists,
         erasures=Erasures(pool, destination.name, made.adapter),
+        reading=Reading(
+            made.planner, worker.id, made.adapter, lists, reader.note, lambda f: keep(made, f)
+        ),
+    )
+
+
+async def keep(made: Assembled, findings: Mapping[str, Any]) -> None:
+    """Remember what was found out about the account, until its credential changes."""
+    text = orjson.dumps(findings, default=str).decode()
+    await made.planner.pool.execute(
+        sql.scan.found_out, made.scope, text, made.credential.fingerprint
     )
 
 
@@ -310,8 +326,9 @@ async def learn(made: Assembled) -> None:
     findings = {} if learned is None else dict(learned.findings)
     identity = "" if learned is None else learned.identity
     text = orjson.dumps(findings).decode()
-    await pool.execute(sql.scan.learn, made.scope, identity, text, fingerprint)
-    made.adapter = made.provider(made.wire, made.options, findings)
+    kept = await pool.fetchval(sql.scan.learn, made.scope, identity, text, fingerprint)
+    made.adapter = made.provider(made.wire, made.options, orjson.loads(kept))
     if made.flow is not None:
         made.flow.push.adapter = made.flow.reader.adapter = made.adapter
         made.flow.lists.adapter = made.flow.erasures.adapter = made.adapter
+        made.flow.reading.adapter = made.adapter

@@ -81,6 +81,8 @@ class Commands:
             rung.append(name)
             bell = {"sync": flow.bells.plan, "scan": flow.bells.read}.get(kind, flow.bells.full)
             bell.set()
+            if kind == "scan":
+                flow.bells.scan.set()
         asleep = sorted(set(names) - set(rung))
         if asleep and kind in ("scan", "sync") and age < PATIENCE:
             raise NotServedYet

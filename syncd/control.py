@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncd import sql
+from syncd import sql, vanished
 from syncd.db import Connection, Pool, Row, transact
 from syncd.errors import ConfigError
 
@@ -110,8 +110,9 @@ async def approve(pool: Pool, plan_id: int, rows: int, who: str) -> int:
 
 
 async def release_decided(pool: Pool) -> int:
-    """Make due, in blocks, what still waits in plans that have been approved or released."""
-    released = 0
+    """Make due, in blocks, what still waits in plans that have been approved or released; opt out
+    whoever a person agreed has vanished."""
+    released = await vanished.release_approved(pool)
     while n := await transact(pool, lambda c: c.fetchval(sql.control.release)):
         released += n
     return released
@@ -122,7 +123,8 @@ async def discard(pool: Pool, plan_id: int, who: str) -> int:
 
     async def work(connection: Connection) -> int:
         await _decide(connection, plan_id, "discarded", None, who)
-        return int(await connection.fetchval(sql.control.drop_held, plan_id))
+        absent = await connection.fetch(sql.absence.discard, plan_id)
+        return len(absent) + int(await connection.fetchval(sql.control.drop_held, plan_id))
 
     return await transact(pool, work)
 

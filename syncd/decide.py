@@ -93,6 +93,7 @@ class Rules:
     has_lists: bool
     key_name: str | None = None  # what `remote` calls the value of the key column
     creates_halted: bool = False
+    left_ids: Callable[[str], str | None] | None = None  # as list_ids, of lists to be left, too
 
 
 def decide(row: Row, entry: Row, rules: Rules) -> Decision:
@@ -150,6 +151,22 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
     return made
 
 
+def spared(decisions: Sequence[Decision], scanned: set[str]) -> Sequence[Decision]:
+    """Leave out whoever is, or is to be, in a list that is being scanned: its rows must not shift
+    under the reader, and nobody be taken for absent who is only just being put into it."""
+    return [
+        Release(one.contact_id, 2.0, "a scan of its list is running")
+        if isinstance(one, Entry) and not scanned.isdisjoint(_touched(one))
+        else one
+        for one in decisions
+    ]
+
+
+def _touched(entry: Entry) -> set[str]:
+    was = entry.change.was
+    return {*entry.lists, *entry.sent_lists, *(was.lists if was is not None else ())}
+
+
 def _in_doubt(entry: Row) -> bool:
     """Whether an earlier try may have been applied; what a job makes of it is not known yet."""
     return entry["doubtful"] or entry["receipt"] is not None
@@ -167,7 +184,7 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
 def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
     """Take that record away first; what is wanted now is sent after it."""
     verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
-    lists = {one: one for one in entry["sent_lists"] or ()}
+    lists = _lists_there(entry["sent_lists"] or (), rules)
     was = Person(entry["email"], {}, lists, True)
     change = Change(row["contact_id"], verb, None, was, None, False, False, True)
     return Entry(
@@ -180,7 +197,7 @@ def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
 def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id, doubtful = row["contact_id"], _in_doubt(entry)
     if row["erase"] and (row["m_state"] is not None or doubtful):
-        return _removal(row, entry, Verb.ERASE, doubtful)
+        return _removal(row, entry, rules, Verb.ERASE, doubtful)
     passed = row["successor"] is not None and rules.traits.key != "ours"
     if passed and row["m_state"] in (None, "absent", "withdrawn"):
         return Drop(contact_id, forget=True)  # its record is somebody else's now
@@ -188,7 +205,7 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
         if not doubtful:
             return Drop(contact_id, forget=row["m_state"] is not None)
         verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
-        return _removal(row, entry, verb, look_first=True)
+        return _removal(row, entry, rules, verb, look_first=True)
     if rules.when_gone == "keep" or (row["m_state"] == "withdrawn" and not doubtful):
         return Drop(contact_id)
     if entry["wish"] != "remove" and row["m_state"] != "withdrawn":
@@ -200,11 +217,11 @@ def _leaving(row: Row, entry: Row, rules: Rules) -> Decision:
     if row["in_flight"] is not None or row["in_flight_window"]:
         return Release(row["contact_id"], 0.2, "its address is in flight for another contact")
     verb = Verb.DELETE if rules.when_gone == "delete" else Verb.WITHDRAW
-    return _removal(row, entry, verb, look_first=False)
+    return _removal(row, entry, rules, verb, look_first=False)
 
 
-def _removal(row: Row, entry: Row, verb: Verb, look_first: bool) -> Entry:
-    was = was_person(row, entry)
+def _removal(row: Row, entry: Row, rules: Rules, verb: Verb, look_first: bool) -> Entry:
+    was = was_person(row, entry, rules)
     change = Change(
         row["contact_id"], verb, None, was, _json(row["m_remote"]), False, False, entry["doubtful"]
     )
@@ -225,7 +242,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         if not row["remote_key"]:
             return Refuse(row["contact_id"], f"has no {rules.key_name}", row["digest"])
         remote = {**(remote or {}), rules.key_name: row["remote_key"]}
-    was = was_person(row, entry)
+    was = was_person(row, entry, rules)
     if row["holder_of_tried"] is not None and rules.traits.key == "address" and not _is_known(row):
         was = None  # what a lost try may have left is another contact's by now
     if was is not None and entry["doubtful"] and not want.subscribed:
@@ -282,7 +299,7 @@ def _is_known(row: Row) -> bool:
     return row["m_state"] is not None and row["m_state"] != "absent"
 
 
-def was_person(row: Row, entry: Row) -> Person | None:
+def was_person(row: Row, entry: Row, rules: Rules) -> Person | None:
     """The mirror's word, with the lists that a lost try may have left there.
 
     None where the provider is not known, and not suspected, to have the contact.
@@ -293,9 +310,17 @@ def was_person(row: Row, entry: Row) -> Person | None:
             return None
         # A no that was sent, but never acknowledged, has no mirror row that could remember it.
         mailed = not (entry["doubtful"] and entry.get("silenced"))
-        return Person(entry["email"] or "", {}, {one: one for one in left or ()}, mailed)
-    lists = {one: one for one in (*row["m_lists"], *(left or ()))}
+        return Person(entry["email"] or "", {}, _lists_there(left or (), rules), mailed)
+    lists = _lists_there((*row["m_lists"], *(left or ())), rules)
     return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, row["m_subscribed"])
+
+
+def _lists_there(ids: Sequence[str], rules: Rules) -> dict[str, str]:
+    """Source id → remote id; nobody can be in a list that is not there any more."""
+    if rules.left_ids is None:
+        return {one: one for one in ids}
+    found = {one: rules.left_ids(one) for one in ids}
+    return {one: remote for one, remote in found.items() if remote is not None}
 
 
 def _json(text: str | None) -> Any:

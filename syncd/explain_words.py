@@ -173,6 +173,10 @@ def _journal(row: Row, d: Destination, now: datetime) -> str:
             )
         case "sent":
             return f"{what} is in flight{tries}{said}."
+        case _ if row.get("waits_for"):
+            lists = listed(row["waits_for"])
+            where = f"list {lists}" if lists else "the account"
+            return f"{what} is pending since {since}, until {where} has been scanned for its id."
         case _:
             due = _time(row["due_at"])
             wait = (due - now).total_seconds() if due is not None else 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import structlog
 
-from syncd import control, sql
+from syncd import control, meter, sql
 from syncd.breaker import Breaker, Refusals
 from syncd.control import Destination
 from syncd.db import Row
@@ -29,11 +30,13 @@ from syncd.model import Can
 from syncd.outcomes import handed_back
 from syncd.plan import Passed, Planner
 from syncd.push import Push, Pushed
+from syncd.reading import Reading
 from syncd.scan import OptOutReader
 from syncd.upkeep import measure
 
 log = structlog.get_logger()
 
+SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
 
@@ -45,6 +48,7 @@ class Bells:
     push: asyncio.Event = field(default_factory=asyncio.Event)
     read: asyncio.Event = field(default_factory=asyncio.Event)
     full: asyncio.Event = field(default_factory=asyncio.Event)
+    scan: asyncio.Event = field(default_factory=asyncio.Event)  # everything that is there
 
 
 @dataclass(slots=True)
@@ -100,6 +104,7 @@ class Flow:
         learn: Callable[[], Awaitable[None]],
         lists: Lists,
         erasures: Erasures,
+        reading: Reading,
     ) -> None:
         self.destination = destination
         self.planner = planner
@@ -113,11 +118,12 @@ class Flow:
         self.learn = learn
         self.lists = lists
         self.erasures = erasures
+        self.reading = reading
         self.bells = Bells()
         self.breaker = Breaker()
         self.refusals = Refusals(max(10, destination.guard_floor))
         self.tally = Tally()
-        self.stop = push.stop
+        self.stop = reading.stop = push.stop
         self.full: FullPass | None = None  # the one that runs
         self.fingerprint: str | None = None  # of the credential
         self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
@@ -158,6 +164,8 @@ class Flow:
                 group.create_task(self._plan_loop(), name="plan")
                 group.create_task(self._full_loop(), name="full")
                 group.create_task(self._read_loop(), name="read")
+                if self.reading.can_scan:
+                    group.create_task(self._scan_loop(), name="scan")
                 group.create_task(self.pump(until_empty=False), name="push")
 
     async def _prepare(self) -> None:
@@ -169,13 +177,27 @@ class Flow:
         """Read a new destination before its first write, and learn what its account is like."""
         if self.stands_still is not None or not (await self._was_read() or await self.read()):
             return False
+        if not (await self._was_scanned() or await self.scan_first()):
+            return False
         return await self._asked(self.learn) and await self.keep_lists()
 
-    async def keep_lists(self) -> bool:
+    async def keep_lists(self, *, look_only: bool = False) -> bool:
         """Bring the lists in step before the contacts in them; False when the provider failed."""
-        if errors := await self.lists.keep():
+        if errors := await self.lists.keep(look_only=look_only):
             await self._failed(errors)
+        elif not look_only:
+            await self.reading.ask_new()
         return not errors
+
+    async def scan_first(self) -> bool:
+        """Read what the account holds already, so that nobody in it is made a second time."""
+        done = False
+
+        async def scan() -> None:
+            nonlocal done
+            done = await self.reading.first()
+
+        return await self.keep_lists(look_only=True) and await self._asked(scan) and done
 
     async def _was_read(self) -> bool:
         row = await self.planner.pool.fetchval(
@@ -184,9 +206,26 @@ class Flow:
         )
         return bool(row)
 
+    async def scan_all(self) -> int:
+        """Scan whatever is there, now; returns how many scans that took. Errors pass through."""
+        done = 0
+        await self.reading.ask_all()
+        while await self.reading.any_asked() and await self.reading.step(first=True):
+            done += 1
+        return done
+
+    async def _was_scanned(self) -> bool:
+        return not self.reading.can_scan or bool(
+            await self.planner.pool.fetchval(sql.reading.is_scanned, self.destination.id)
+        )
+
     async def read(self) -> bool:
         """Read opt-outs back; False when the provider would not let us."""
-        return await self._asked(self.reader.read)
+        before = meter.purpose.set("read")
+        try:
+            return await self._asked(self.reader.read)
+        finally:
+            meter.purpose.reset(before)
 
     async def _asked(self, question: Callable[[], Awaitable[object]]) -> bool:
         try:
@@ -203,6 +242,29 @@ class Flow:
             self.bells.read.clear()
             if not self.stop.is_set() and self.stands_still is None and await self.read():
                 await self._asked(self.erasures.read_back)
+
+    async def _scan_loop(self) -> None:
+        """Run the scans that are asked for, by whoever waits for one or by the schedule."""
+        while not self.stop.is_set():
+            if self.stands_still is None and self.breaker.may_send:
+                await self._scan()
+            pause = max(self.breaker.pause, SCAN_POLL)
+            rung = () if self.bells.scan.is_set() else (self.bells.scan,)
+            await first_of(self.stop, *rung, timeout=pause)
+
+    async def _scan(self) -> None:
+        try:
+            if self.bells.scan.is_set():
+                await self.reading.ask_all()
+                self.bells.scan.clear()
+            while not self.stop.is_set() and self.stands_still is None:
+                if not (await self.reading.any_asked() and await self.reading.step()):
+                    return
+                await self._succeeded()
+                for bell in (self.bells.push, self.bells.plan):
+                    bell.set()
+        except ProviderError as error:
+            await self._failed([error])
 
     async def _plan_loop(self) -> None:
         rung = False
@@ -264,7 +326,7 @@ class Flow:
     async def pump(self, until_empty: bool) -> None:
         """Claim and send; the next claim and the last settlement overlap with what is in flight."""
         self._draining, self.is_stuck, still = until_empty, False, Standstill()
-        async with asyncio.TaskGroup() as group:
+        async with self._scanning(until_empty), asyncio.TaskGroup() as group:
             while not self.stop.is_set():
                 self.bells.push.clear()
                 claim = await self._next_claim()
@@ -276,8 +338,21 @@ class Flow:
                 if claim.entries or claim.settled:
                     self._busy += 1
                     group.create_task(self._carry(claim))
+                elif until_empty:
+                    await self.look()  # what was released may have to be planned anew
                 if claim.taken < self.rules.traits.batch and not until_empty:
                     await self._rest(claim)  # there was no more than this: wait for a bell
+
+    @asynccontextmanager
+    async def _scanning(self, needed: bool) -> AsyncIterator[None]:
+        """Scans run beside a pump that is to end when nothing is due: somebody may wait for one."""
+        if not (needed and self.reading.can_scan):
+            yield
+            return
+        async with asyncio.TaskGroup() as group:
+            scans = group.create_task(self._scan_loop(), name="scan")
+            yield
+            scans.cancel()
 
     async def _next_claim(self) -> Claim | None:
         """The next claim; None while nothing may be sent."""
@@ -326,9 +401,8 @@ class Flow:
             lost = await self.journal.settle(claim, results)
             self.tally.add(results)
             await self.erasures.note_sent(results)
-            if pushed.scans:
-                lists = sorted(pushed.scans)
-                await self.planner.pool.execute(sql.scan.ask, self.destination.id, lists)
+            await self.reading.wait(pushed.waits)
+            await self.reading.learn()
             if lost:
                 log.warning("another worker had taken over", contacts=len(lost))
         finally:

@@ -18,8 +18,8 @@ from syncd import sql
 from syncd.classify import HELD
 from syncd.compare import Compare
 from syncd.db import Connection, Pool, Row, transact
-from syncd.decide import Decision, Drop, Entry, Refuse, Release, Rules, Settle, decide
-from syncd.model import OptedOut
+from syncd.decide import Decision, Drop, Entry, Refuse, Release, Rules, Settle, decide, spared
+from syncd.model import Can, OptedOut
 from syncd.plan import castable, sparse
 
 State = Literal["done", "due", "rejected"]
@@ -132,7 +132,10 @@ class Journal:
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
             claim.receipt = orjson.loads(first["receipt"])
-        decisions = [decide(row, taken[row["contact_id"]], rules) for row in rows]
+        decisions: Sequence[Decision] = [decide(r, taken[r["contact_id"]], rules) for r in rows]
+        if claim.receipt is None and rules.traits.can & Can.SCAN:
+            running = await connection.fetch(sql.reading.running, self.destination_id)
+            decisions = spared(decisions, {row["list_key"] for row in running})
         await self._write_decisions(connection, _one_per_address(decisions), claim)
         return claim
 

@@ -41,6 +41,11 @@ class Settled:
     error: str | None = None
     after: float = 0.0
     doubtful: bool = False
+    made: bool = False  # by us, just now: nobody is in it
+
+
+GONE = "it is not there any more: make it again with `syncd retry`; it was list "
+"""How the question begins that a list which is gone puts to a person."""
 
 
 class Lists:
@@ -61,22 +66,42 @@ class Lists:
         self.adapter = adapter
         self.delete_gone = delete_gone
         self.ids = ids  # source id → remote id, kept up to date for whoever sends contacts
+        self.known: dict[str, str] = {}  # as `ids`, of all that are there: members may leave them
+
+    @property
+    def _me(self) -> int:
+        return self.desired.destination_id
 
     @property
     def _can(self) -> Can:
         traits: Traits = self.adapter.traits
         return traits.can
 
-    async def keep(self) -> list[ProviderError]:
-        """Bring the lists in step; returns what went wrong with whole calls."""
+    async def keep(self, *, look_only: bool = False) -> list[ProviderError]:
+        """Bring the lists in step; returns what went wrong with whole calls.
+
+        look_only: what is there already is adopted by its name, nothing is written.
+        """
         if not self._can & Can.LISTS:
             return []
         await self.plan()
         await self.pool.execute(sql.lists.reap)
-        due = await self.pool.fetch(sql.lists.claim, self.desired.destination_id, self.worker_id)
-        errors = await self._push(due) if due else []
-        await self._remember()
+        due = await self.pool.fetch(sql.lists.claim, self._me, self.worker_id, look_only)
+        errors = await self._push(due, look_only) if due else []
+        await self.remember()
         return errors
+
+    async def look(self) -> None:
+        """See whether the lists are still there, by their names. Provider errors pass through."""
+        if not self._can & Can.LISTS:
+            return
+        there = await self.adapter.lists()
+        rows = await self.pool.fetch(
+            sql.lists.looked_at, self._me, list(there), list(there.values()), GONE
+        )
+        for row in rows:
+            log.warning("list changed there", list=row["list_id"], state=row["state"])
+        await self.remember()
 
     async def plan(self) -> int:
         """Compare the source's lists with `list_mirror`; returns how many rows changed."""
@@ -91,12 +116,17 @@ class Lists:
             )
         )
 
-    async def _remember(self) -> None:
-        rows = await self.pool.fetch(sql.lists.ids, self.desired.destination_id)
+    async def remember(self) -> None:
+        """Take up which lists contacts may be put into."""
+        reads = bool(self._can & Can.SCAN) and self.adapter.traits.scans_lists
+        rows = await self.pool.fetch(sql.lists.ids, self._me, reads)
         self.ids.clear()
         self.ids.update((row["list_id"], row["remote_id"]) for row in rows)
+        there = await self.pool.fetch(sql.lists.there, self._me)
+        self.known.clear()
+        self.known.update((row["list_id"], row["remote_id"]) for row in there)
 
-    async def _push(self, due: list[Row]) -> list[ProviderError]:
+    async def _push(self, due: list[Row], look_only: bool) -> list[ProviderError]:
         errors: list[ProviderError] = []
         try:
             there: Mapping[str, str] | None = await self.adapter.lists()
@@ -104,54 +134,100 @@ class Lists:
             errors.append(error)
             there = None
         for row in due:
-            settled = await self._one(row, there, errors)
-            await self.pool.fetchval(
-                sql.lists.settle, self.desired.destination_id, row["list_id"], row["claim"],
-                settled.state, settled.remote_id, settled.error, settled.after, row["name"],
-                row["wanted"], settled.doubtful,
-            )  # fmt: skip
+            settled = await self._one(row, there, errors, look_only)
+            await self._settle(row, settled)
         return errors
 
+    async def _settle(self, row: Row, settled: Settled) -> None:
+        found = await self.pool.fetchval(
+            sql.lists.settle, self._me, row["list_id"], row["claim"],
+            settled.state, settled.remote_id, settled.error, settled.after, row["name"],
+            row["wanted"], settled.doubtful, settled.made,
+        )  # fmt: skip
+        before = row["remote_id"]
+        if found and before is not None and settled.remote_id not in (None, before):
+            await self.pool.execute(sql.lists.begun_anew, self._me, row["list_id"])
+
     async def _one(
-        self, row: Row, there: Mapping[str, str] | None, errors: list[ProviderError]
+        self,
+        row: Row,
+        there: Mapping[str, str] | None,
+        errors: list[ProviderError],
+        look_only: bool,
     ) -> Settled:
         if there is None:
-            return _later(row, errors[0])
+            return self._later(row, errors[0])
         try:
-            return await self._kept(row, there)
+            return await self._kept(row, there, look_only)
         except Indivisible as error:
-            return Settled("rejected", error=error.reason)
+            return await self._refused(row, error)
         except ProviderError as error:
             errors.append(error)
-            return _later(row, error)
+            return self._later(row, error)
 
-    async def _kept(self, row: Row, there: Mapping[str, str]) -> Settled:
+    async def _refused(self, row: Row, refusal: Indivisible) -> Settled:
+        """Perhaps because it is there by now: a list of that name is what was wanted."""
+        if row["wanted"] == "present" and row["remote_id"] is None:
+            try:
+                found = await self._alike(row, await self.adapter.lists())
+            except ProviderError as error:
+                return self._later(row, error)
+            if found is not None:
+                return found
+        return Settled("rejected", error=refusal.reason)
+
+    async def _kept(self, row: Row, there: Mapping[str, str], look_only: bool) -> Settled:
         if row["wanted"] == "absent":
             if row["remote_id"] in there:
                 await self.adapter.delete_list(row["remote_id"])
             return Settled()
         if row["remote_id"] is not None:
             return await self._renamed(row, there)
+        if (found := await self._alike(row, there)) is not None:
+            return found
+        if look_only:
+            return Settled("due", doubtful=row["doubtful"])
+        return await self._made(row)
+
+    async def _made(self, row: Row) -> Settled:
+        remote = await self.adapter.create_list(row["name"])
+        return Settled(remote_id=remote, made=not row["doubtful"])
+
+    async def _alike(self, row: Row, there: Mapping[str, str]) -> Settled | None:
+        """A list of that name that is there already: adopted, unless there is a doubt which."""
         alike = [remote for remote, name in there.items() if name == row["name"]]
         if len(alike) > 1:
             return Settled("asks", error=f"{len(alike)} lists there are called {row['name']!r}")
-        if alike:
-            log.info("list adopted", list=row["list_id"])
-            return Settled(remote_id=alike[0])
-        return Settled(remote_id=await self.adapter.create_list(row["name"]))
+        if not alike:
+            return None
+        for other in await self.pool.fetch(sql.lists.taken, self._me):
+            if other["remote_id"] == alike[0] and other["list_id"] != row["list_id"]:
+                return Settled(
+                    "asks", error=f"list {other['list_id']} is kept in list {alike[0]} there, too"
+                )
+        log.info("list adopted", list=row["list_id"])
+        return Settled(remote_id=alike[0])
 
     async def _renamed(self, row: Row, there: Mapping[str, str]) -> Settled:
         remote = row["remote_id"]
         if remote not in there:
-            return Settled("asks", error=f"list {remote} is not there any more: make it, or retry")
+            return await self._gone(row, there)
         if there[remote] != row["name"]:
             if not self._can & Can.RENAME_LIST:
                 return Settled(error="the provider cannot rename lists")
             await self.adapter.rename_list(remote, row["name"])
         return Settled()
 
+    async def _gone(self, row: Row, there: Mapping[str, str]) -> Settled:
+        """Not made again unasked; a retry of the question is a person's leave to do so."""
+        if not (row["last_error"] or "").startswith(GONE):
+            return Settled("asks", error=f"{GONE}{row['remote_id']}")
+        return await self._alike(row, there) or await self._made(row)
 
-def _later(row: Row, error: ProviderError) -> Settled:
-    wait = max(error.after, backoff(row["attempts"]))
-    doubtful = row["doubtful"] or error.may_be_applied
-    return Settled("due", error=error.reason, after=wait, doubtful=doubtful)
+    def _later(self, row: Row, error: ProviderError) -> Settled:
+        """A list whose making was not answered is looked for, as soon as it must be visible."""
+        doubtful = row["doubtful"] or error.may_be_applied
+        visible = self.adapter.traits.visible_after if doubtful else 0.0
+        wait = max(error.after, backoff(row["attempts"]), visible)
+        kept = row["last_error"] if (row["last_error"] or "").startswith(GONE) else None
+        return Settled("due", error=kept or error.reason, after=wait, doubtful=doubtful)

@@ -159,9 +159,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One record met while paging. `lists`: remote list ids, where told.
+    """One record met while paging through a list, or the account. None: the provider is silent.
 
-    subscribed: None where the provider does not tell.  contact_id: ours, where it stores it.
+    contact_id: ours, where the provider stores it.  lists: remote ids of the lists it is in.
     """
 
     remote_id: str
@@ -174,9 +174,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some records, and where to go on after a crash.
+    """A page of a scan. cursor: where to go on after a crash; the core keeps it.
 
-    findings: what was learned of the account on the way.
+    findings: what was learned of the account on the way; kept, and given to the next adapter.
     """
 
     records: Sequence[Seen]
@@ -223,6 +223,7 @@ class Can(Flag):
     RESUBSCRIBE = auto()  # a subscribing value can be sent
     JOBS = auto()  # bulk jobs that are polled
     SEES_GONE = auto()  # a vanished contact can be told from one never there
+    LEARNS = auto()  # finds out about the account while it works
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -237,6 +238,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.RESUBSCRIBE: "push",
     Can.JOBS: "resume",
     Can.SEES_GONE: "find",
+    Can.LEARNS: "found_out",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 
@@ -260,6 +262,7 @@ class Traits:
     visible_after: seconds until a write can be read back.
     names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
     default_fields: provider field → source column, used when a destination maps nothing.
+    scans: what one scan pages through, where lists are objects of their own.
     """
 
     batch: int
@@ -271,6 +274,12 @@ class Traits:
     visible_after: float = 0.0
     requests_per_batch: float = 1.0
     default_fields: Mapping[str, str] = field(default_factory=dict)
+    scans: Literal["lists", "account"] = "lists"
+
+    @property
+    def scans_lists(self) -> bool:
+        """Whether contacts are read back list by list."""
+        return bool(self.can & Can.LISTS) and self.scans == "lists"
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,15 @@ class Pushed:
 
     results: list[Settled]
     errors: list[ProviderError] = field(default_factory=list)
-    scans: set[str] = field(default_factory=set)  # lists that must be scanned for remote ids
+    waits: dict[str, set[str]] = field(default_factory=dict)  # contact → lists to be scanned first
     succeeded: bool = False
     plain: int = 0  # of a window: how many were applied, and need no result of their own
     since: int = 0  # where the results begin that came after the last of those
+
+    @property
+    def scans(self) -> set[str]:
+        """The lists that contacts of this claim wait for."""
+        return {one for lists in self.waits.values() for one in lists}
 
 
 @dataclass(slots=True)
@@ -142,7 +147,7 @@ class Push:
                 continue
             pushed.succeeded = True
             if isinstance(answer, Waits):
-                pushed.scans.add(answer.scan_of)
+                pushed.waits.setdefault(entry.contact_id, set()).add(answer.scan_of)
             pushed.results.append(settled(entry, answer))
 
     def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
@@ -221,13 +226,21 @@ class Push:
         for one in entries:
             if one.contact_id not in doubtful:
                 continue
-            if self.can & Can.SCAN:
-                lists = one.lists or ("",)
-                pushed.scans.update(lists)
-                pushed.results.append(settled(one, Waits(lists[0])))
-            else:
+            if not self.can & Can.SCAN:
                 pushed.results.append(settled(one, Rejected("outcome unknown: look there")))
+            elif lists := self._to_scan(one):
+                pushed.waits[one.contact_id] = set(lists)
+                pushed.results.append(settled(one, Waits(lists[0])))
+            else:  # in no list it cannot be there at all
+                doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
+
+    def _to_scan(self, entry: Entry) -> Sequence[str]:
+        """Where a record that a lost request left may be."""
+        if not self.adapter.traits.scans_lists:
+            return ("",)
+        was = entry.change.was
+        return sorted({*entry.lists, *entry.sent_lists, *(was.lists if was is not None else ())})
 
     # ── Send ────────────────────────────────────────────────────────────────────────────────
 

@@ -1,6 +1,6 @@
 """Reading back: what a provider says of people who opted out there.
 
-Whole scans of contacts and lists use the same tables (`scan`, `seen`) through `Can.SCAN`.
+Scans of contacts use the same table through `Can.SCAN`: `syncd.reading`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class OptOutReader:
         pages = noted = told = 0
         async for notices in self.adapter.opt_outs(since):
             pages, told = pages + 1, told + len(notices)
-            noted += len(await self._note(notices, claim))
+            noted += len(await self.note(notices, claim))
         cursor = orjson.dumps({"until": scan["started_at"]}).decode()
         counts = orjson.dumps({"pages": pages, "told": told, "noted": noted}).decode()
         await self.pool.execute(sql.scan.finish, scan["id"], cursor, counts, None)
@@ -79,7 +79,8 @@ class OptOutReader:
             log.info("opt-outs read", destination=self.name, noted=noted)
         return noted
 
-    async def _note(self, notices: Sequence[Notice], claim: int | None) -> Sequence[Any]:
+    async def note(self, notices: Sequence[Notice], claim: int | None = None) -> Sequence[Any]:
+        """Write down what was told; returns what of it was news."""
         if not notices:
             return ()
         if self.key_name is not None:

@@ -160,7 +160,7 @@ class Service:
         except* ConfigError as group:
             await self._misconfigured(served, _all_faults(group))
         finally:
-            for what in ("plan", "read", "full"):
+            for what in ("plan", "read", "full", "scan"):
                 self.bells.silence(f"{row.id}:{what}")
 
     async def _serve_assembled(self, served: Served, made: Assembled) -> None:
@@ -196,7 +196,8 @@ class Service:
         """Bells only ring: each sets an event that a loop waits for."""
         row = flow.destination
         rings = (("plan", row.schedule, flow.bells.plan), ("read", row.read_schedule,
-                 flow.bells.read), ("full", row.full_schedule, flow.bells.full))  # fmt: skip
+                 flow.bells.read), ("full", row.full_schedule, flow.bells.full),
+                 ("scan", row.full_schedule, flow.bells.scan))  # fmt: skip
         for what, text, event in rings:
 
             async def ring(event: asyncio.Event = event) -> None:
@@ -211,6 +212,7 @@ class Service:
         now = datetime.now(UTC)
         if last is not None and due_since(parse(row.full_schedule), last["full_at"], now):
             flow.bells.full.set()
+            flow.bells.scan.set()
         if last is not None and due_since(parse(row.read_schedule), last["read_at"], now):
             flow.bells.read.set()
 

@@ -64,6 +64,22 @@ class Credential:
 
 
 @dataclass(slots=True)
+class Drift:
+    """What the latest whole scans found. extra: not ours.  stray: ours, not put there by us.
+
+    missing: ours, not met.  since: the oldest of those scans.
+    """
+
+    scans: int
+    since: datetime
+    seen: int
+    extra: int
+    stray: int
+    missing: int
+    address_differs: int
+
+
+@dataclass(slots=True)
 class Standing:
     """One destination."""
 
@@ -94,6 +110,8 @@ class Standing:
     filled: bool = False
     planned_at: datetime | None = None
     read_at: datetime | None = None
+    drift: Drift | None = None
+    scans_open: int = 0
     full_pass: dict[str, Any] | None = None
     running: list[dict[str, Any]] = field(default_factory=list)
     meters: list[Budget] = field(default_factory=list)

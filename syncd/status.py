@@ -21,7 +21,7 @@ from syncd.estimate import DAY, requests_for, seconds_for
 from syncd.model import Meter, Traits
 from syncd.providers import provider
 from syncd.secrets import account_key, expiry
-from syncd.standing import Budget, Credential, Held, Lane, Said, Standing, Status
+from syncd.standing import Budget, Credential, Drift, Held, Lane, Said, Standing, Status
 from syncd.status_words import notes, reasons
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ async def status(app: App, names: Sequence[str] = ()) -> Status:
     await _held(app, {d.name: found[d.id] for d in chosen if d.id in found})
     await _mirror(app, found)
     await _passes(app, found)
+    await _scans(app, found)
     workers = [dict(r) for r in await app.pool.fetch(sql.status.workers)]
     for d in chosen:
         if d.id in found:
@@ -116,6 +117,14 @@ async def _mirror(app: App, found: Mapping[int, Standing]) -> None:
         found[row["destination_id"]].lacking_what.append(said)
     for row in await app.pool.fetch(sql.status.lists, list(found)):
         found[row["destination_id"]].lists[row["state"]] = row["n"]
+
+
+async def _scans(app: App, found: Mapping[int, Standing]) -> None:
+    for row in await app.pool.fetch(sql.status.drift, list(found)):
+        told = {name: row[name] for name in Drift.__slots__}
+        found[row["destination_id"]].drift = Drift(**told)
+    for row in await app.pool.fetch(sql.status.scans_open, list(found)):
+        found[row["destination_id"]].scans_open = row["n"]
 
 
 async def _passes(app: App, found: Mapping[int, Standing]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from syncd.standing import Budget, Standing, Status
+from syncd.standing import Budget, Drift, Held, Standing, Status
 from syncd.words import ago, count, listed, span
 
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
@@ -47,7 +47,7 @@ def _stopped(one: Standing, name: str) -> Iterator[str]:
 def _decisions(one: Standing, name: str) -> Iterator[str]:
     for plan in one.held:
         yield (
-            f"plan {plan.id} is held, {count(plan.rows, DOES[plan.kind].removesuffix('s'))}:"
+            f"plan {plan.id} is held, {_does(plan)}:"
             f" {plan.reason}. `{plan.approve}` or `{plan.discard}`"
         )
     if one.rejected:
@@ -58,6 +58,12 @@ def _decisions(one: Standing, name: str) -> Iterator[str]:
         )
     if stuck := one.lists.get("rejected", 0) + one.lists.get("asks", 0):
         yield f"{count(stuck, 'list')} refused or in question: `syncd rejected {name}`"
+
+
+def _does(plan: Held) -> str:
+    if plan.kind == "vanish":
+        return f"{count(plan.rows, 'contact')} gone there"
+    return count(plan.rows, DOES[plan.kind].removesuffix("s"))
 
 
 def _work(one: Standing, name: str, now: datetime, served: bool) -> Iterator[str]:
@@ -163,8 +169,22 @@ def _history(one: Standing, now: datetime) -> Iterator[tuple[str, str]]:
     read = f"opt-outs read {ago(one.read_at, now)}"
     planned = "" if one.planned_at is None else f"; changes planned {ago(one.planned_at, now)}"
     yield "last", f"{read}{planned}; {full}"
+    if one.drift is not None:
+        yield "scanned", _drift(one.drift, now)
     if one.lists:
         yield "lists", ", ".join(f"{n} {state}" for state, n in one.lists.items())
+
+
+def _drift(one: Drift, now: datetime) -> str:
+    """What was read there last, and how it differs from what we believe."""
+    parts = [f"{one.seen:,} records there, {ago(one.since, now)}"]
+    told = (
+        (one.extra, "not ours"),
+        (one.stray, "ours, but not put there by us"),
+        (one.missing, "of ours missing"),
+        (one.address_differs, "under another address"),
+    )
+    return ", ".join([*parts, *(f"{n:,} {what}" for n, what in told if n)])
 
 
 def _limits(one: Budget) -> str:

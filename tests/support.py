@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import acme
@@ -26,6 +27,7 @@ from syncd.model import Can, Key
 from syncd.plan import Bounds, Passed, Planner
 from syncd.providers import Options, Provider
 from syncd.push import Push, Pushed
+from syncd.reading import Reading
 from syncd.scan import OptOutReader
 from syncd.wire import HttpWire
 from syncd.worker import Worker
@@ -126,6 +128,15 @@ class Hand:
             self.id,
         )
 
+    async def hurry_all(self) -> None:
+        """As `hurry`, save who waits for a scan; lists do not wait any longer either."""
+        await self.pool.execute(
+            "update syncd.journal set due_at = now() where destination_id = $1 and state = 'due'"
+            " and due_at > now() and waits_for is null",
+            self.id,
+        )
+        await self.pool.execute("update syncd.list_mirror set due_at = now()")
+
     async def drain(self, most: int = 1000, rounds: int = 40) -> None:
         """Plan and push until nothing is new and nothing is due."""
         for _ in range(rounds):
@@ -185,6 +196,10 @@ class World:
         self.kind: type[Provider] = acme.adapter(server.key, Can.NOTHING)
         self.list_ids: dict[str, str] = {}
         self.hands: list[Hand] = []
+        self.findings: dict[str, Any] = {}
+
+    async def keep_findings(self, found: Mapping[str, Any]) -> None:
+        self.findings |= found
 
     @property
     def hand(self) -> Hand:
@@ -219,14 +234,19 @@ class World:
         """A whole flow over the same parts."""
         adapter = hand.push.adapter
         lists = Lists(self.pool, hand.desired, hand.worker.id, adapter, False, self.list_ids)
+        if Can.LISTS in hand.kind.traits.can:
+            hand.rules = replace(hand.rules, left_ids=lists.known.get)
 
         async def learn() -> None:
             return None
 
+        reading = Reading(
+            hand.planner, hand.worker.id, adapter, lists, hand.reader.note, self.keep_findings
+        )
         return Flow(
             hand.destination, hand.planner, hand.journal, hand.push, hand.rules, hand.reader,
             lists=lists, erasures=Erasures(self.pool, hand.destination.name, adapter),
-            poll=0.05, window=5000, claims=4, learn=learn,
+            poll=0.05, window=5000, claims=4, learn=learn, reading=reading,
         )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ async def test_status_of_a_destination_in_step(at: Desk) -> None:
         "pending_since", "lanes", "estimate_seconds", "waiting_because", "doubtful", "held",
         "rejected", "rejected_because", "lacking", "lacking_opt_outs", "lacking_what", "lists",
         "paused", "halted", "news", "owes_full", "filled", "planned_at", "read_at", "full_pass",
-        "running", "meters",
+        "running", "meters", "drift", "scans_open",
     }  # fmt: skip
     assert (one["here"], one["pending"], one["why"]) == (2, 0, [])
     assert one["full_pass"]["error"] is None
@@ -394,7 +394,9 @@ async def test_scan_reads_by_itself_where_no_worker_is_alive(at: Desk) -> None:
 
     told = (await at("scan", "ct", "--json")).json
 
-    assert told["destinations"]["ct"] == {"done": True, "noted": 1, "why": "", "exit_code": 0}
+    assert told["destinations"]["ct"] == {
+        "done": True, "noted": 1, "scans": 0, "why": "", "exit_code": 0,
+    }  # fmt: skip
     assert "ct: read, 0 new opt-outs" in (await at("scan")).out
 
     at.box.set_faults(revoked=True)
@@ -415,7 +417,9 @@ async def test_scan_is_done_by_the_daemon_where_there_is_one(at: Desk) -> None:
                 await asyncio.sleep(0.05)
         at.box.act("unsubscribe", email="ann@x.test")
         told = (await at("scan", "ct", "--wait", "30", "--json")).json
-        assert told["destinations"]["ct"] == {"done": True, "noted": 1, "why": "", "exit_code": 0}
+        assert told["destinations"]["ct"] == {
+        "done": True, "noted": 1, "scans": 0, "why": "", "exit_code": 0,
+    }  # fmt: skip
         by = await at.pool.fetchval("select requested_by from syncd.command")
         assert "@" in by
 

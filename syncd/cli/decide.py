@@ -146,13 +146,15 @@ async def scan(
     json: Json = False,
     config: Config = None,
 ) -> int:
-    """Read opt-outs back now: a worker does it; where none is alive, this command does."""
+    """Read opt-outs, and contacts where that can be, back now: a worker does it, else this."""
     async with opened_app(config) as app:
         found = await ask.scan(app, dest or (), wait)
 
     def render(to: Console) -> None:
         for name, one in found.items():
             said = f"read, {count(one.noted, 'new opt-out')}" if one.done else one.why
+            if one.scans:
+                said += f", {count(one.scans, 'scan')} of contacts"
             to.print(Text(f"{name}: {said}"))
 
     output(json, {"destinations": found}, render)

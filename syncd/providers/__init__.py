@@ -28,6 +28,7 @@ from syncd.model import (
     Outcome,
     Page,
     Request,
+    Seen,
     Traits,
 )
 
@@ -132,15 +133,6 @@ class Finds(Protocol):
         ...
 
 
-class Scans(Protocol):
-    def scan(self, list_id: str | None, cursor: Mapping[str, Any] | None) -> AsyncIterator[Page]:
-        """Page through one remote list (None: the whole account), from *cursor* on.
-
-        The last page ends the iteration; an empty iteration is an empty list.
-        """
-        ...
-
-
 class Learns(Protocol):
     """An adapter that finds out about the account while it works, not only in `learn`."""
 
@@ -159,6 +151,34 @@ class Erases(Protocol):
 class ReadsOptOuts(Protocol):
     def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]:
         """Page through opt-outs made there since then (None: from the beginning)."""
+        ...
+
+
+class Scans(Protocol):
+    def scan(self, list_id: str | None, cursor: Mapping[str, Any] | None) -> AsyncIterator[Page]:
+        """Page through one remote list (None: the whole account), from *cursor* on.
+
+        The last page ends the iteration; an empty iteration is an empty list. A page may hold
+        records of an earlier one. An iteration that ends must have been whole: where in doubt,
+        raise.
+        """
+        ...
+
+    @classmethod
+    def remembered(
+        cls, remote: Mapping[str, Any] | None, list_id: str | None, seen: Seen
+    ) -> Mapping[str, Any]:
+        """What `Change.remote` is to say of a contact that was seen there. Pure.
+
+        The same as *remote* where that says so already: so a contact is known by its record. Whose
+        record is known in a wanted list is edited there, never added.
+        """
+        ...
+
+
+class FindsOut(Protocol):
+    def found_out(self) -> Mapping[str, Any]:
+        """What calls have taught of the account since this was asked last; the core keeps it."""
         ...
 
 

@@ -1,0 +1,72 @@
+"""The end of a whole scan: who was missed, what has drifted, and who need wait no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from syncd import sql
+from syncd.absence import Absence
+from syncd.db import Connection, Pool, transact
+from syncd.errors import Fenced
+from syncd.lists import Lists
+from syncd.pages import Scan
+from syncd.plan import Planner
+
+log = structlog.get_logger()
+
+WINDOW = 5000  # mirror rows looked at by one statement
+
+
+@dataclass(slots=True)
+class Ending:
+    """Ends scans of one destination. Fenced where another worker has taken the scan over."""
+
+    planner: Planner
+    worker_id: int
+    adapter: Any
+    lists: Lists
+
+    @property
+    def pool(self) -> Pool:
+        return self.planner.pool
+
+    @property
+    def _me(self) -> int:
+        return self.planner.destination.id
+
+    async def finish(self, scan: Scan) -> None:
+        """All pages have been met: note who was not among them."""
+        me, key, last = self._me, scan.list_key, ""
+        while to := await self.pool.fetchval(sql.reading.last_missing, me, last, WINDOW):
+            await self.pool.execute(sql.reading.miss, me, key, scan.id, last, to, scan.begun_at)
+            last = to
+        await self.pool.execute(sql.reading.miss_waiting, me, key, scan.id)
+        drift = await transact(self.pool, lambda c: self._close(c, scan))
+        log.info("scan done", list=key, **drift)
+        if key and not drift["seen"] and drift["expected"]:
+            await self.lists.look()  # emptied, or is it the list that is gone?
+        await self.answer()
+        await self.lists.remember()
+
+    async def _close(self, connection: Connection, scan: Scan) -> dict[str, int]:
+        me, key = self._me, scan.list_key
+        await connection.execute(sql.reading.excuse, me, key, scan.id)
+        row = await connection.fetchrow(sql.reading.drift, me, key, scan.id)
+        assert row is not None
+        drift = dict(row)
+        await connection.execute(sql.reading.forget_seen, me, key, scan.id)
+        counts = orjson.dumps(drift).decode()
+        if await connection.fetchval(sql.reading.finish, scan.id, self.worker_id, counts) is None:
+            raise Fenced("this scan was taken over by another worker")
+        await connection.execute(sql.reading.ask_again, me, key)
+        await connection.execute(sql.reading.stamp_list, me, key)
+        return drift
+
+    async def answer(self) -> int:
+        """Judge who is missing; then whoever waited is due. Returns how many."""
+        await Absence(self.planner, self.adapter).judge()
+        return int(await self.pool.fetchval(sql.reading.answer, self._me))
