@@ -46,6 +46,12 @@ select to_jsonb(s)::text from syncd.seen s
         or (s.list_key = 'our own opt-outs' and s.remote_id = any($2::text[])))
  order by s.destination_id, s.list_key, s.remote_id;
 
+-- name: staged
+select to_jsonb(x)::text from syncd.staged x
+ where x.destination_id = any($1::int[])
+   and (x.email = $3::text or x.contact_id = any($2::text[]))
+ order by x.destination_id, x.contact_id;
+
 -- name: missing
 select to_jsonb(x)::text from syncd.missing x
  where x.destination_id = any($1::int[]) and x.contact_id = any($2::text[]) and $3::text <> ''

@@ -164,6 +164,17 @@ select id, state from syncd.plan
 select r.held, r.passes
   from syncd.take_room($1::int, $2::text, $3::bigint, $4::int, $5::real) r;
 
+-- name: count
+-- As `take_room`, of what has been let pass already.
+with more as (
+    update syncd.tally set n = n + $3::bigint
+     where destination_id = $1::int and kind = $2::text and at = date_trunc('minute', now())
+    returning 1
+)
+insert into syncd.tally (destination_id, kind, n, at)
+select $1::int, $2::text, $3::bigint, date_trunc('minute', now())
+ where not exists (select 1 from more);
+
 -- name: room
 select (select p.id from syncd.plan p
          where p.destination_id = f.destination_id and p.kind = $2::text and p.state = 'held')

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 OF_DESTINATIONS = (
-    "mirror", "journal", "sharer", "opt_out", "delivery", "seen", "missing", "intent",
+    "mirror", "journal", "sharer", "opt_out", "delivery", "seen", "missing", "intent", "staged",
 )  # fmt: skip
 """Statements of sql/explain.sql that take destinations, contact ids and the address."""
 

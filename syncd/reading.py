@@ -20,6 +20,7 @@ from syncd.db import Connection, Pool, Row, transact
 from syncd.drain import Drain
 from syncd.ending import Ending
 from syncd.errors import Fenced, ProviderError
+from syncd.journal import claim_turn
 from syncd.lists import Lists
 from syncd.matching import Matcher
 from syncd.model import Can, Notice
@@ -161,13 +162,12 @@ class Reading:
         key, remote = row["list_key"], keys[row["list_key"]]
 
         async def work(connection: Connection) -> Row | None:
-            await connection.execute(sql.journal.claim_turn, self._me)
             found: Row | None = await connection.fetchrow(
                 sql.reading.begin, self._me, row["id"], self.worker_id, remote
             )
             return found
 
-        begun = await transact(self.pool, work)
+        begun = await transact(self.pool, work, first=claim_turn(self._me))
         if begun is None:
             return None
         cursor = None if begun["cursor"] is None else orjson.loads(begun["cursor"])
