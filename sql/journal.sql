@@ -19,9 +19,10 @@ update syncd.journal j
        sent_lists = case when j.doubtful then j.sent_lists || u.lists::text[]
                          else u.lists::text[] end,
        silenced = u.silences or (j.doubtful and j.silenced),
+       left_lists = j.left_lists || u.left_lists::text[],
        waits_for = null, waits_since = null
-  from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::boolean[])
-       u (contact_id, digest, email, lists, silences)
+  from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::boolean[], $7::text[])
+       u (contact_id, digest, email, lists, silences, left_lists)
  where j.destination_id = $1::int and j.contact_id = u.contact_id;
 
 -- name: drop

@@ -363,7 +363,11 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
 def _intent(entry: Entry) -> tuple[Any, ...]:
     silences = entry.change.want is None or not entry.change.want.subscribed
     lists = array_literal(entry.lists)
-    return entry.contact_id, entry.digest, entry.email or None, lists, silences
+    was = entry.change.was
+    left = () if was is None else [o for o in was.lists if silences or o not in entry.lists]
+    return (
+        entry.contact_id, entry.digest, entry.email or None, lists, silences, array_literal(left),
+    )  # fmt: skip
 
 
 def _doubt(one: Settled) -> bool:
