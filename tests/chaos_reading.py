@@ -1,4 +1,7 @@
-"""Two daemons at Acme Lists, answers lost and pages failing at random; then all must be in step."""
+"""Two daemons at Acme Lists, answers lost and pages failing at random; then all must be in step.
+
+Not of the suite yet, for it still finds something now and then: `pytest tests/chaos_reading.py`.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,11 @@ async def test_after_any_faults_each_list_holds_whom_the_source_wants_once(
             await stack.enter_async_context(daemon(app))
         await chaos(pool, shelves, chance)
         await told(app, pool, shelves)
-        assert await pool.fetchval("select count(*) from syncd.opt_out") == 0
+        false = await pool.fetch(
+            "select d.*, o.list_id, o.evidence, o.observed_at from syncd.opt_out o"
+            "  join syncd.delivery d using (contact_id) order by d.at"
+        )
+        assert [dict(row) for row in false] == []
 
         gone = [m.email for m in shelves.members.values() if not m.left and there_is(shelves, m)]
         shelves.leave(*chance.sample(gone, min(3, len(gone))))
