@@ -175,15 +175,18 @@ select u.contact_id
 
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
--- and the lists that the tries may have left it in: the journal may forget them with the doubt.
+-- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
+-- field ($7, each with an empty value) may have been filled by them, and must be cleared if need be.
 insert into syncd.mirror as m
-       (destination_id, contact_id, email, subscribed, digest, state, remote, lists)
-select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[]
+       (destination_id, contact_id, email, subscribed, digest, state, remote, lists, fields)
+select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[],
+       $7::jsonb
   from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
        u (contact_id, email, subscribed, remote, lists)
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
    set remote = excluded.remote, digest = null, lists = excluded.lists,
+       fields = excluded.fields || jsonb_strip_nulls(m.fields),
        state = case when m.state = 'absent' then 'here' else m.state end;
 
 -- name: off_meanwhile

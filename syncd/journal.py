@@ -325,7 +325,10 @@ class Journal:
         that they may be in: (contact, address, subscribed, remote, lists)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
-            await self.pool.execute(sql.journal.remember_remote, self.destination_id, *columns)
+            unknown = orjson.dumps({one.name: "" for one in self.compare.desired.fields}).decode()
+            await self.pool.execute(
+                sql.journal.remember_remote, self.destination_id, *columns, unknown
+            )
 
     async def mailable(self, ids: Sequence[str]) -> set[str]:
         """Which of these the source and every opt-out noted by now still let us mail."""
