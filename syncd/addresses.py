@@ -17,7 +17,7 @@ class Holder(NamedTuple):
 
     contact_id: str
     email: str
-    subscribed: bool
+    subscribed: bool  # nor has it said no at the provider, under whatever address
 
 
 class Sharer(NamedTuple):

@@ -191,7 +191,11 @@ select c.id::text collate "C" as contact_id, lower(btrim(c.email::text)) as emai
 
     @cached_property
     def at_addresses(self) -> str:
-        """SELECT contact_id, email, subscribed of who belongs and has an address of $1::text[]."""
+        """SELECT contact_id, email, subscribed of who belongs and has an address of $1::text[].
+
+        subscribed: whether it says yes, and has itself said no nowhere. A no that was said under
+        the address is weighed where it is sent, against the consent of whom it is sent for.
+        """
         return self._holders("lower(btrim(c.email::text)) = any($1::text[])")
 
     @cached_property
@@ -210,9 +214,10 @@ with often as materialized (
             member = f"""
    and exists (select 1 from {self.source.membership.name} m
                 where m.contact_id = c.id and {self._selected("m.list_id")})"""
+        refused = self._has_not_refused('c.id::text collate "C"', self._consent())
         return f"""
 select distinct c.id::text collate "C" as contact_id, lower(btrim(c.email::text)) as email,
-       {self._subscribed()} as subscribed
+       {self._subscribed()} and {self._if_any_refused(refused)} as subscribed
   from {self.source.contact.name} c
  where {condition} and btrim(c.email::text) <> ''{member}
    and {self._not_erased("c.id::text", "c.email::text")}"""
@@ -342,21 +347,39 @@ select q.contact_id, q.email{outer}, q.ids, q.ids::text[] as lists, q.subscribed
      where {self._not_erased("k.contact_id", "k.email")}
     offset 0) q"""
 
+    def _silent(self) -> str:
+        """Which rows o of `opt_out` are open, and about all mail of this destination."""
+        return f"o.lifted_at is null and o.list_id is null and {self._scope()}"
+
     def _unopposed(self) -> str:
         """Whether no open opt-out from all mail stands against the contact, or its address."""
-        silent = f"o.lifted_at is null and o.list_id is null and {self._scope()}"
-        later = "coalesce(k.consent <= coalesce(o.occurred_at, o.observed_at), true)"
-        return f"""case when (select exists (select 1 from syncd.opt_out o where {silent}))
-             then not exists (select 1 from syncd.opt_out o
-                               where {silent} and o.email = lower(k.email) and {later})
-              and not exists (select 1 from syncd.opt_out o
-                               where {silent} and o.contact_id = k.contact_id
-                                 and o.kind in ('unsubscribed', 'complained') and {later})
+        return self._if_any_refused(f"""not exists (
+                     select 1 from syncd.opt_out o
+                      where {self._silent()} and o.email = lower(k.email)
+                        and {_not_before("k.consent")})
+              and {self._has_not_refused("k.contact_id", "k.consent")}""")
+
+    def _has_not_refused(self, contact_id: str, consent: str) -> str:
+        """Whether no opt-out is the contact's own, whatever address it was said under."""
+        return f"""not exists (
+                     select 1 from syncd.opt_out o
+                      where {self._silent()} and o.contact_id = {contact_id}
+                        and o.kind in ('unsubscribed', 'complained') and {_not_before(consent)})"""
+
+    def _if_any_refused(self, condition: str) -> str:
+        """*condition*, which holds anyhow while nobody at all has said no."""
+        return f"""case when (select exists (select 1 from syncd.opt_out o where {self._silent()}))
+             then {condition}
              else true end"""
 
     @property
     def _numbered(self) -> Sequence[tuple[int, Field]]:
         return list(enumerate(self.fields))
+
+
+def _not_before(consent: str) -> str:
+    """Whether the opt-out o is not older than that consent."""
+    return f"coalesce({consent} <= coalesce(o.occurred_at, o.observed_at), true)"
 
 
 def rendered(expression: str, column: Column) -> str:

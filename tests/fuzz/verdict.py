@@ -76,6 +76,15 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
             at += moved
         return any(one["consent"] is None or one["consent"] <= when + 1e-6 for when in at)
 
+    def _said_no(self, contact_id: str) -> bool:
+        """Whether the person itself is known to have said no, under whatever address."""
+        consent = self.source[contact_id]["consent"]
+        return any(
+            consent is None or consent <= (r["occurred_at"] or r["observed_at"]).timestamp() + 1e-6
+            for r in self.noted
+            if r["kind"] == "unsubscribed" and r["contact_id"] == contact_id
+        )
+
     def judge(self) -> None:
         records = [r for r in self.store.live() if self._counts(r)]
         groups: dict[str, list[str]] = {}
@@ -143,7 +152,7 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
             ),
             group[0],
         )
-        agreed = all(self.source[i]["subscribed"] for i in group)
+        agreed = all(self.source[i]["subscribed"] and not self._said_no(i) for i in group)
         no = self.says_no(holder) or not agreed
         if mailed:
             self._judge_mailed(mailed[0], holder, group, no)

@@ -67,6 +67,99 @@ async def test_a_shared_address_is_mailed_only_if_all_who_share_it_say_yes(
         assert w.acme.mailed() == {"s@x.test": "A"}
 
 
+NO = """
+insert into syncd.opt_out (destination_id, contact_id, email, kind, occurred_at)
+select id, $1, $2, 'unsubscribed', now() from syncd.destination"""
+
+
+@every_key
+@pytest.mark.parametrize("moves_first", [False, True])
+async def test_a_no_at_the_provider_is_a_no_to_the_address_that_is_shared(
+    pool: Pool, key: Key, moves_first: bool
+) -> None:
+    """8, 9b: it was said under another address, and so stands only against who said it; until that
+    one consents anew, or moves on."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test", "c2")
+        await w.hand.drain()
+        if moves_first:
+            await move(pool, c2="s@x.test")
+            await w.hand.drain()
+            assert w.acme.mailed() == {"s@x.test": "A"}
+        await pool.execute(NO, "c2", "c2@x.test")
+        await w.hand.drain()
+        await move(pool, c2="s@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await pool.execute("update syncd.contact set consented_at = now() where id = 'c2'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"s@x.test": "A"}
+        await pool.execute("update syncd.contact set consented_at = null where id = 'c2'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await move(pool, c2="c2@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"s@x.test": "A"}
+
+
+@every_key
+async def test_a_full_pass_knows_of_a_no_to_an_address_that_is_shared(pool: Pool, key: Key) -> None:
+    """8, 9b: where no trigger noted anything."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test", "c2=s@x.test")
+        await w.hand.drain()
+        await pool.execute(NO, "c2", "c2@x.test")
+        await pool.execute("delete from syncd.change")
+        await w.hand.full(direct=True)
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+
+
+@every_key
+async def test_newer_consent_of_one_outdoes_a_no_of_its_own_to_an_address_that_is_shared(
+    pool: Pool, key: Key
+) -> None:
+    """8, 9: a no to the address alone is weighed against the consent of whom it is sent for."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "c1=s@x.test", "c2=s@x.test")
+        await w.hand.drain()
+        await pool.execute(NO, "c1", "s@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        await pool.execute("update syncd.contact set consented_at = now() where id = 'c1'")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"s@x.test": "A"}
+
+
+async def test_a_record_of_one_who_said_no_is_not_mailed_for_a_sharer_of_its_address(
+    pool: Pool,
+) -> None:
+    """8, 9 (seed 70039): c11's record goes to c10, who is the holder of what they share, is turned
+    on for it, and comes back to c11, whose silence is refused."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c11=a6@x.test")
+        await w.hand.drain()
+        await put(pool, "c10=a11@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("cut")
+        await w.hand.step()
+        assert (await w.hand.row("c10"))["doubtful"]
+        w.acme.say_no("a6@x.test")
+        await pool.execute(NO, "c11", "a6@x.test")
+        await w.hand.plan()
+        await w.hand.step(1)
+        await move(pool, c11="a11@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        w.acme.refuses = {"c11": {"rejected": "bad name"}}
+        await gone(pool, "c10")
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {}
+
+
 @every_key
 async def test_a_full_pass_finds_shared_addresses_in_whatever_window_they_lie(
     pool: Pool, key: Key
