@@ -49,6 +49,7 @@ class Bells:
     read: asyncio.Event = field(default_factory=asyncio.Event)
     full: asyncio.Event = field(default_factory=asyncio.Event)
     scan: asyncio.Event = field(default_factory=asyncio.Event)  # everything that is there
+    waits: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for a scan
 
 
 @dataclass(slots=True)
@@ -249,8 +250,9 @@ class Flow:
             if self.stands_still is None and self.breaker.may_send:
                 await self._scan()
             pause = max(self.breaker.pause, SCAN_POLL)
-            rung = () if self.bells.scan.is_set() else (self.bells.scan,)
+            rung = () if self.bells.scan.is_set() else (self.bells.scan, self.bells.waits)
             await first_of(self.stop, *rung, timeout=pause)
+            self.bells.waits.clear()
 
     async def _scan(self) -> None:
         try:
@@ -403,6 +405,8 @@ class Flow:
             await self.erasures.note_sent(results)
             await self.reading.wait(pushed.waits)
             await self.reading.learn()
+            if pushed.waits:
+                self.bells.waits.set()
             if lost:
                 log.warning("another worker had taken over", contacts=len(lost))
         finally:
