@@ -102,6 +102,7 @@ class Flow:
         poll: float,
         window: int,
         claims: int,
+        claim_size: int | None = None,
         learn: Callable[[], Awaitable[None]],
         lists: Lists,
         erasures: Erasures,
@@ -116,6 +117,7 @@ class Flow:
         self.poll = poll
         self.window = window
         self.claims = claims
+        self.claim_size = claim_size or rules.traits.batch
         self.learn = learn
         self.lists = lists
         self.erasures = erasures
@@ -342,7 +344,7 @@ class Flow:
                     group.create_task(self._carry(claim))
                 elif until_empty:
                     await self.look()  # what was released may have to be planned anew
-                if claim.taken < self.rules.traits.batch and not until_empty:
+                if claim.taken < self.claim_size and not until_empty:
                     await self._rest(claim)  # there was no more than this: wait for a bell
 
     @asynccontextmanager
@@ -366,7 +368,7 @@ class Flow:
             job = await self.journal.claim_job(rules)
             if job.taken:
                 return job
-        return await self.journal.claim(self.rules.traits.batch, rules)
+        return await self.journal.claim(self.claim_size, rules)
 
     async def _rest(self, claim: Claim | None) -> None:
         due = None if claim is None else await self.journal.next_due()

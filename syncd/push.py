@@ -105,7 +105,8 @@ class Push:
         answered = await gather(self._send(chunk) for chunk in chunks)
         for chunk, answers in zip(chunks, answered, strict=True):
             self._judge(chunk, answers, pushed)
-        pushed.results = list(halve(pushed.results))
+        if self._batch > 1:
+            pushed.results = list(halve(pushed.results))
         return pushed
 
     async def attempt_fresh(self, fresh: Fresh) -> Pushed:
