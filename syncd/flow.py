@@ -37,6 +37,7 @@ from syncd.upkeep import measure
 log = structlog.get_logger()
 
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
+LIST_POLL = 1.0  # seconds between looks whether a list is due
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
 
@@ -133,6 +134,7 @@ class Flow:
         self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
         self._sweeping = False
+        self._lists_at = 0.0  # when to look for due lists again
         self._draining = False  # pumping until nothing is left
 
     # ── Whether ─────────────────────────────────────────────────────────────────────────────
@@ -333,6 +335,7 @@ class Flow:
         async with self._scanning(until_empty), asyncio.TaskGroup() as group:
             while not self.stop.is_set():
                 self.bells.push.clear()
+                await self._keep_due_lists()
                 claim = await self._next_claim()
                 if claim is None or not claim.taken:
                     if until_empty and not self._busy and await self._finished(still):
@@ -346,6 +349,14 @@ class Flow:
                     await self.look()  # what was released may have to be planned anew
                 if claim.taken < self.claim_size and not until_empty:
                     await self._rest(claim)  # there was no more than this: wait for a bell
+
+    async def _keep_due_lists(self) -> None:
+        """Now and then: contacts wait for a list whose making has failed, or was put to a person."""
+        if time.monotonic() < self._lists_at or self.stands_still or not self.breaker.may_send:
+            return
+        self._lists_at = time.monotonic() + LIST_POLL
+        if await self.lists.any_due():
+            await self.keep_lists()
 
     @asynccontextmanager
     async def _scanning(self, needed: bool) -> AsyncIterator[None]:

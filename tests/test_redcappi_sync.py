@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from conftest import named
 from people import fill
 from redcappi_service import same
 from service import Service
+from test_kill import Killer, seeded
 
 from syncd.sandbox import Handle, serve
 
@@ -222,3 +223,196 @@ async def vanish(shop: Service, box: Handle) -> list[str]:
         lambda: shop.db.fetchval(question, before + len(lost)), "who is gone is noted"
     )
     return lost
+
+
+@needs_sakila
+async def test_all_of_the_shop_arrives_and_nothing_is_sent_twice(shop: Service) -> None:
+    """599 customers in sixteen lists: one request for each membership."""
+    await shop.db.execute("update customer set activebool = true")
+    box = await shop.sandbox("redcappi")
+    await redcappi_service.destination(shop, "shop", box, source="sakila")
+
+    ended = shop.start("backfill", "--json")
+
+    assert await ended.ended() == 0, ended.said
+    members = await shop.db.fetchval("select count(*) from marketing.membership")
+    told = ended.answer()["destinations"]["shop"]
+    assert (told["created"], told["in_step"]) == (599, True)
+    assert members <= told["requests"] < members + 60
+    await same(shop, "shop")
+    again = shop.start("backfill", "--json")
+    assert await again.ended() == 0, again.said
+    assert again.answer()["destinations"]["shop"]["requests"] < 10
+
+
+# ── Mishaps ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def stir(shop: Service, n: int) -> None:
+    """Changes of every kind, of customers that the number picks."""
+    first = 100 + n * 25
+    await shop.db.execute(
+        f"""
+        update customer set last_name = 'FAULT{n}'
+         where customer_id between {first} and {first + 9};
+        update customer set email = 'f{n}.' || customer_id || '@sakila.test'
+         where customer_id between {first + 10} and {first + 12};
+        update customer set activebool = not activebool where customer_id = {first + 13};
+        insert into rental (rental_date, inventory_id, customer_id, staff_id)
+        select now(), 10 * i, {first + 13} + i, 1 from generate_series(1, 4) i;
+        delete from payment where customer_id in ({first + 18}, {first + 22});
+        delete from rental where customer_id in ({first + 18}, {first + 22});
+        delete from customer where customer_id = {first + 22};
+        insert into customer (store_id, first_name, last_name, email, address_id)
+        select 1, 'FAULT', '{n}-' || i, 'fault{n}.' || i || '@sakila.test', 5
+          from generate_series(1, 3) i;
+        insert into rental (rental_date, inventory_id, customer_id, staff_id)
+        select now(), 1, customer_id, 1 from customer where last_name like '{n}-%';
+        update customer c set email = o.email from customer o
+         where c.customer_id in ({first + 20}, {first + 21})
+           and o.customer_id in ({first + 20}, {first + 21}) and c.customer_id <> o.customer_id;
+        """
+    )
+
+
+async def calm(shop: Service) -> None:
+    """All in step, soon: what is in backoff need not wait for it; who is refused is retried."""
+
+    async def quiet() -> bool:
+        await shop.db.execute(
+            "update syncd.journal set due_at = now()"
+            " where state = 'due' and due_at > now() and waits_for is null"
+        )
+        return not await shop.outstanding("shop")
+
+    await shop.command("retry", "shop")
+    await service.until(quiet, "in step", every=0.2)
+
+
+async def struck(shop: Service, box: Handle, fault: str, n: int) -> None:
+    """Three mishaps of this kind, and everything as it should be after them."""
+    before, asked = box.state.faults.struck.total(), box.state.ledger.requests
+    box.set_faults(seed=n, **FAULTS[fault])
+    await stir(shop, n)
+
+    async def enough() -> bool:
+        if fault == "latency":
+            return bool(box.state.ledger.requests > asked + 10)
+        await shop.db.execute(
+            "update customer set last_name = 'AGAIN' || random() where customer_id = 40"
+        )
+        return bool(box.state.faults.struck.total() >= before + 3)
+
+    await service.until(enough, f"mishaps: {fault}", 30, every=0.1)
+    box.set_faults()
+    await calm(shop)
+    await calm(shop)  # a passing refusal, twice, sets an innocent aside until somebody retries
+    await same(shop, "shop")
+
+
+@needs_sakila
+async def test_after_every_mishap_the_lists_hold_what_the_shop_says(shop: Service) -> None:
+    box = await opened(shop, page_cap=200)
+    daemon = await shop.daemon()
+    await shop.in_step()
+    for n, fault in enumerate(FAULTS):
+        await struck(shop, box, fault, n)
+    assert box.state.faults.struck.total() > 3 * (len(FAULTS) - 1)
+
+    box.set_faults(revoked=True)
+    await stir(shop, len(FAULTS))
+    halted = "select halted from syncd.destination"
+    assert "Not Authorized" in await service.until(lambda: shop.db.fetchval(halted), "halted", 20)
+    box.set_faults()
+    assert await shop.start("resume", "shop").ended() == 0
+    await calm(shop)
+    await same(shop, "shop")
+    assert daemon.alive
+
+
+@needs_sakila
+@pytest.mark.parametrize("repeated", ["refuse", "double"])
+async def test_mishaps_where_an_add_may_make_a_second_record(shop: Service, repeated: str) -> None:
+    box = await opened(shop, repeated_add=repeated, offset="pages", errors_in="body")
+    box.set_faults(seed=7, **FAULTS["everything at once"])
+    await shop.daemon()
+    await service.until(lambda: box.state.faults.struck.total() > 30, "mishaps")
+    box.set_faults()
+    await calm(shop)
+    await same(shop, "shop")
+    for n in range(3):
+        await struck(shop, box, "everything at once", n)
+
+
+async def test_kill_9_at_any_instant_loses_doubles_and_adds_back_nobody(
+    cluster: str, template: str
+) -> None:
+    """Also in the midst of a scan, and of an account-wide look."""
+    with seeded("kill -9 at RedCappi") as rng:
+        async with service.served(cluster, template) as made:
+            made.settings = service.MORTAL
+            await service.fill(made.db, 150)
+            await redcappi_service.destination(made, "shop", await made.sandbox("redcappi"))
+            box = made.boxes["shop"]
+            box.set_faults(seed=rng.randrange(10**6), latency_ms=[2, 40])
+            changes = await service.changing(made, rng)
+            stop = asyncio.Event()
+            killer = Killer(made, rng, ("run",))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(changes.keep_on(stop))
+                await killer.kill(8)
+                stop.set()
+            box.set_faults()
+            await calm(made)
+            await same(made, "shop")
+
+
+# ── Limits, lists ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_fifty_contacts_under_the_limits_as_they_are(cluster: str, template: str) -> None:
+    """Four requests at a time and ten a second, both sides."""
+    async with service.served(cluster, template) as made:
+        await made.db.execute("insert into syncd.list values ('news', 'Newsletter')")
+        await made.db.execute(
+            "insert into syncd.contact (id, email) select i, i || '@x.test'"
+            " from generate_series(1, 50) i"
+        )
+        await made.db.execute("insert into syncd.membership select 'news', id from syncd.contact")
+        box = await made.sandbox("redcappi", in_flight=4)
+        await made.destination("shop", box)
+        ended = made.start("backfill", "--json")
+
+        assert await ended.ended() == 0, ended.said
+        told = ended.answer()["destinations"]["shop"]
+        assert told["requests"] / 10 - 2 < told["seconds"] < 30
+        await same(made, "shop")
+
+
+async def test_a_list_deleted_in_the_dashboard_asks_and_the_rest_goes_on(
+    cluster: str, template: str
+) -> None:
+    async with service.served(cluster, template) as made:
+        await service.fill(made.db, 40)
+        box = await made.sandbox("redcappi")
+        await redcappi_service.destination(made, "shop", box)
+        daemon = await made.daemon()
+        await made.in_step()
+        row = await made.db.fetchrow(
+            "select list_id, remote_id from syncd.list_mirror order by list_id limit 1"
+        )
+        box.act("delete_list", list=int(row["remote_id"]))
+
+        assert (await made.command("scan", "shop"))[0] == "done"
+        await service.until(
+            lambda: made.db.fetchval("select state = 'asks' from syncd.list_mirror"
+                                     " where list_id = $1", row["list_id"]),
+            "the list asks",
+        )  # fmt: skip
+        await made.db.execute("update syncd.contact set city = 'Oslo' where id = 'c00001'")
+        assert not await made.db.fetchval("select count(*) from syncd.opt_out")
+        assert daemon.alive
+
+        assert (await made.command("retry", "shop"))[0] == "done"
+        await calm(made)
+        await same(made, "shop")
