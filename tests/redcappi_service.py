@@ -42,7 +42,41 @@ async def same(syncd: Service, name: str, excused: Collection[str] = ()) -> None
     excused: contacts that may be anywhere but mailed against a no.
     """
     found = await differences(syncd, name, excused)
-    assert not found, "\n".join([f"{len(found)} differences", *found[:12], syncd.logs()])
+    if found:
+        story = await _story(syncd, name, found[0].partition(":")[0])
+        raise AssertionError("\n".join([f"{len(found)} differences", *found[:12], *story]))
+
+
+async def _story(syncd: Service, name: str, key: str) -> list[str]:
+    """What happened to a contact: settled here, done there, and the scans meanwhile."""
+    emails = await syncd.db.fetch("select email from syncd.journal where contact_id = $1"
+                                  " union select email from syncd.mirror where contact_id = $1"
+                                  " union select email from syncd.opt_out where contact_id = $1",
+                                  key)  # fmt: skip
+    known = {row["email"] for row in emails}
+    there = {
+        one.get("contact")
+        for one in syncd.boxes[name].state.ledger.history
+        if str(one.get("wrote", {}).get("email_address", "")).lower() in known
+    }
+    told = [
+        (one["at"], f"there: {one.get('what')} list {one.get('list')} contact {one.get('contact')}")
+        for one in syncd.boxes[name].state.ledger.history
+        if one.get("contact") in there - {None}
+    ]
+    rows = await syncd.db.fetch(
+        "select extract(epoch from at)::float8, concat_ws(' ', 'here:', kind, outcome, error)"
+        " from syncd.delivery where contact_id = $1"
+        " union all select extract(epoch from observed_at)::float8,"
+        " concat_ws(' ', 'no:', kind, list_id, evidence) from syncd.opt_out where contact_id = $1"
+        " union all select extract(epoch from begun_at)::float8,"
+        " concat_ws(' ', 'scan', id, list_key, finished_at - begun_at, counts, error)"
+        " from syncd.scan where begun_at is not null"
+        " union all select extract(epoch from pushed_at)::float8, 'mirror: ' || m::text"
+        " from syncd.mirror m where contact_id = $1",
+        key,
+    )
+    return [f"  {at:.3f} {says}" for at, says in sorted([*told, *map(tuple, rows)])][-60:]
 
 
 async def differences(syncd: Service, name: str, excused: Collection[str]) -> list[str]:
