@@ -318,7 +318,9 @@ def claim_size(traits: Traits, writes: Meter) -> int:
     be sent in half a second, so that not every one of them costs transactions of its own."""
     if traits.batch > 1:
         return traits.batch
-    return SINGLES if writes.per_second is None else min(SINGLES, max(1, int(writes.per_second / 2)))
+    return (
+        SINGLES if writes.per_second is None else min(SINGLES, max(1, int(writes.per_second / 2)))
+    )
 
 
 async def keep(made: Assembled, findings: Mapping[str, Any]) -> None:

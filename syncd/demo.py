@@ -207,8 +207,10 @@ async def _changes(stage: Stage) -> None:
     await pool.execute("update syncd.contact set last_name = '山田' where id = 'c0010'")
     await stage.arrives(
         "a changed name (where ids are only told by reading lists, those are read first)",
-        lambda: held("c0010").get("Last Name") == "山田"
-        and member("person010@demo.example").get("last_name") == "山田",
+        lambda: (
+            held("c0010").get("Last Name") == "山田"
+            and member("person010@demo.example").get("last_name") == "山田"
+        ),
     )
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(
@@ -216,9 +218,7 @@ async def _changes(stage: Stage) -> None:
             " values ('c9001', 'new@demo.example', 'Новый')"
         )
         await connection.execute("insert into syncd.membership values ('news', 'c9001')")
-    await stage.arrives(
-        "a new contact", lambda: mailable("c9001") and member("new@demo.example")
-    )
+    await stage.arrives("a new contact", lambda: mailable("c9001") and member("new@demo.example"))
     await pool.execute("update syncd.contact set subscribed = false where id = 'c0021'")
     await stage.arrives(
         "an unsubscription",
@@ -229,8 +229,10 @@ async def _changes(stage: Stage) -> None:
         await connection.execute("insert into syncd.membership values ('club', 'c0030')")
     await stage.arrives(
         "a move to another list",
-        lambda: held("c0030").get("Lists") == ["club"]
-        and member("person030@demo.example").get("lists") == {"Клуб"},
+        lambda: (
+            held("c0030").get("Lists") == ["club"]
+            and member("person030@demo.example").get("lists") == {"Клуб"}
+        ),
     )
     await pool.execute("update syncd.contact set email = 'moved@demo.example' where id = 'c0042'")
     emails = stage.sandbox.state.profiles.by_email
@@ -240,9 +242,11 @@ async def _changes(stage: Stage) -> None:
     await pool.execute("delete from syncd.contact where id = 'c0050'")
     await stage.arrives(
         "a removed contact (no more mail, no lists)",
-        lambda: not mailable("c0050")
-        and not held("c0050").get("Lists")
-        and not member("person050@demo.example"),
+        lambda: (
+            not mailable("c0050")
+            and not held("c0050").get("Lists")
+            and not member("person050@demo.example")
+        ),
     )
 
 

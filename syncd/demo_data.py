@@ -94,7 +94,8 @@ select c.id, lower(c.email) as email, c.first_name, c.last_name, c.phone, c.city
        c.subscribed and not exists (
            select 1 from syncd.opt_out o
              join syncd.destination d on d.id = o.destination_id
-            where o.lifted_at is null and (o.kind <> 'vanished' or d.name = $1) and (o.email = lower(c.email) or o.contact_id = c.id))
+            where o.lifted_at is null and (o.kind <> 'vanished' or d.name = $1)
+              and (o.email = lower(c.email) or o.contact_id = c.id))
            as mailable,
        array(select m.list_id from syncd.membership m where m.contact_id = c.id order by 1) as lists
   from syncd.contact c
@@ -110,7 +111,9 @@ def listed(source: Mapping[str, Side]) -> dict[str, Side]:
     """The source as a provider is to hold it that knows contacts only as members of lists."""
     return {
         one: side._replace(
-            properties={PROPERTIES[name]: _composed(told) for name, told in side.properties.items()},
+            properties={
+                PROPERTIES[name]: _composed(told) for name, told in side.properties.items()
+            },
             mailable=side.mailable and bool(side.lists),
         )
         for one, side in source.items()

@@ -351,8 +351,9 @@ class Flow:
                     await self._rest(claim)  # there was no more than this: wait for a bell
 
     async def _keep_due_lists(self) -> None:
-        """Now and then: contacts wait for a list whose making has failed, or was put to a person."""
-        if time.monotonic() < self._lists_at or self.stands_still or not self.breaker.may_send:
+        """Now and then: contacts wait for a list whose making failed, or was put to a person."""
+        may_send = self.stands_still is None and self.breaker.may_send
+        if not may_send or time.monotonic() < self._lists_at:
             return
         self._lists_at = time.monotonic() + LIST_POLL
         if await self.lists.any_due():

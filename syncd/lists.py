@@ -92,7 +92,7 @@ class Lists:
         return errors
 
     async def any_due(self) -> bool:
-        """Whether one is to be made, renamed or removed: a failure has passed, or a person said so."""
+        """Whether one is to be made, renamed or removed: a failure has passed, or a person said it."""
         return bool(self._can & Can.LISTS) and bool(
             await self.pool.fetchval(sql.lists.any_due, self._me)
         )
@@ -104,7 +104,7 @@ class Lists:
         """
         if not self._can & Can.LISTS:
             return {}
-        there = await self.adapter.lists()
+        there: Mapping[str, str] = await self.adapter.lists()
         rows = await self.pool.fetch(
             sql.lists.looked_at, self._me, list(there), list(there.values()), GONE
         )

@@ -83,23 +83,21 @@ async def differences(syncd: Service, name: str, excused: Collection[str]) -> li
     box, db = syncd.boxes[name], syncd.db
     state = box.snapshot()
     found = [f"{one}: {state[one][:3]}" for one in BREACHES if state[one]]
-    row = await db.fetchrow("select id from syncd.destination where name = $1", name)
+    me = await db.fetchval("select id from syncd.destination where name = $1", name)
     refused = await db.fetch(
         "select contact_id, last_error from syncd.journal"
         " where destination_id = $1 and state = 'rejected' and not contact_id = any($2)",
-        row["id"],
+        me,
         list(excused),
     )
     found += [f"{contact} is refused: {why}" for contact, why in refused]
-    lists = {
-        ours: there
-        for ours, there in await db.fetch(
-            "select list_id, remote_id from syncd.list_mirror"
-            " where destination_id = $1 and remote_id is not null",
-            row["id"],
-        )
-    }
-    stuck = await _not_left(syncd, row["id"])
+    rows = await db.fetch(
+        "select list_id, remote_id from syncd.list_mirror"
+        " where destination_id = $1 and remote_id is not null",
+        me,
+    )
+    lists = {row["list_id"]: row["remote_id"] for row in rows}
+    stuck = await _not_left(syncd, me)
     there = _by_address(state, set(lists.values()))
     for key, want in (await wanted(db, name, FIELDS)).items():
         held = there.pop(want.email.lower(), [])

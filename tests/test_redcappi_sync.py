@@ -401,6 +401,7 @@ async def test_a_list_deleted_in_the_dashboard_asks_and_the_rest_goes_on(
         row = await made.db.fetchrow(
             "select list_id, remote_id from syncd.list_mirror order by list_id limit 1"
         )
+        assert row is not None
         box.act("delete_list", list=int(row["remote_id"]))
 
         assert (await made.command("scan", "shop"))[0] == "done"

@@ -119,8 +119,9 @@ def _known(change: Change) -> Plan:
     wanted = change.want.lists if change.want is not None else {}
     named = {**(was.lists if was is not None else {}), **wanted}
     plan.missed = frozenset(named[ours] for ours in change.missed if ours in named)
+    held: Mapping[str, str] = {}
     if change.verb is Verb.PUT and was is not None and not was.subscribed and not change.doubtful:
-        held, plan.returns = {}, True
+        plan.returns = True
     else:
         held = _held(change, plan)
         if was is not None and not change.doubtful:

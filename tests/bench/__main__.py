@@ -1,4 +1,4 @@
-"""`python -m tests.bench [backfill|nothing|keyed|latency|capture|redcappi|all …] [--n N] [--pairs P]`.
+"""`python -m tests.bench [WHAT … | all] [--n N] [--pairs P]`; `--help` names what there is.
 
 Starts its own PostgreSQL (fsync on) and a stand-in for the provider; prints one JSON line a
 measurement: the ratio, and both raw sides. Pairs are interleaved, figures are medians. The ideal
