@@ -17,6 +17,7 @@ select x.contact_id, array_agg(x.list_key order by x.list_key) as gone,
     on m.destination_id = x.destination_id and m.contact_id = x.contact_id
    and m.state in ('here', 'adopted') and m.subscribed
    and (x.list_key = '' or m.lists @> array[x.list_key])
+  join syncd.scan s on s.id = x.scan_id and s.begun_at > m.pushed_at  -- not written there since
   left join empty e on e.list_key = x.list_key
  where x.destination_id = $1::int and x.scans >= 2 and x.plan_id is null
    and not exists (select 1 from syncd.list_mirror l
@@ -47,6 +48,8 @@ select j.contact_id, j.state from syncd.journal j
 select m.contact_id, m.email, m.lists, m.fields, m.remote,
        array(select x.list_key from syncd.missing x
               where x.destination_id = m.destination_id and x.contact_id = m.contact_id
+                and exists (select 1 from syncd.scan s
+                             where s.id = x.scan_id and s.begun_at > m.pushed_at)
                 and x.scans >= 2 and (x.list_key = '' or m.lists @> array[x.list_key])
                 and not exists (select 1 from syncd.journal j
                                  where j.destination_id = m.destination_id

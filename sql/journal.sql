@@ -13,9 +13,12 @@ select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes
   from syncd.claim_job($1::int, $2::bigint);
 
 -- name: write_intent
--- What is about to be sent, and under which address; on disk before the request leaves.
+-- What is about to be sent, and under which address; on disk before the request leaves. Where nobody
+-- is made while in doubt ($8) the record in doubt has the address of the try that was lost.
 update syncd.journal j
-   set digest = u.digest, email = u.email, holds = u.email,
+   set digest = u.digest, holds = u.email,
+       email = case when $8::boolean and j.doubtful then coalesce(j.email, u.email)
+                    else u.email end,
        sent_lists = case when j.doubtful then j.sent_lists || u.lists::text[]
                          else u.lists::text[] end,
        silenced = u.silences or (j.doubtful and j.silenced),

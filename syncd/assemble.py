@@ -22,7 +22,7 @@ from syncd.errors import ConfigError
 from syncd.flow import Flow
 from syncd.journal import Journal
 from syncd.lists import Lists
-from syncd.model import Can, Meter
+from syncd.model import Can, Meter, Traits
 from syncd.plan import Bounds, Planner
 from syncd.providers import Options, Provider, provider
 from syncd.push import Push
@@ -34,6 +34,8 @@ from syncd.worker import Worker
 
 NOT_OF_THE_WIRE = frozenset(Options.model_fields)
 """Options that change where and how fast is sent, not what: they are not in the generation."""
+
+SINGLES = 250  # contacts of one claim, where a request carries but one and none limits them
 
 
 @dataclass(slots=True)
@@ -278,7 +280,9 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         destination.when_list_gone == "delete",
         made.list_ids,
     )
-    most = next(iter(limits.values())).in_flight or 16
+    writes = next(iter(limits.values()))
+    most = writes.in_flight or 16
+    singly = made.provider.traits.batch == 1
     rules = Rules(
         destination.when_gone,
         made.provider.traits,
@@ -298,13 +302,24 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         reader,
         poll=settings.poll_seconds,
         window=settings.window,
-        claims=min(most, 8),
+        claims=min(most, 3 if singly else 8),
+        claim_size=claim_size(made.provider.traits, writes),
         learn=lambda: learn(made),
         lists=lists,
         erasures=Erasures(pool, destination.name, made.adapter),
         reading=Reading(
             made.planner, worker.id, made.adapter, lists, reader.note, lambda f: keep(made, f)
         ),
+    )
+
+
+def claim_size(traits: Traits, writes: Meter) -> int:
+    """How many contacts one claim takes: a batch; where a request carries but one, as many as may
+    be sent in half a second, so that not every one of them costs transactions of its own."""
+    if traits.batch > 1:
+        return traits.batch
+    return (
+        SINGLES if writes.per_second is None else min(SINGLES, max(1, int(writes.per_second / 2)))
     )
 
 

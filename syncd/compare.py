@@ -252,6 +252,11 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
             where h.destination_id = {destination} and h.email = k.tried
               and h.contact_id <> k.contact_id and h.state in ('here', 'adopted')
             limit 1) end as holder_of_tried,
+       array(select x.list_key
+               from syncd.missing x
+               join syncd.scan s on s.id = x.scan_id
+              where x.destination_id = {destination} and x.contact_id = k.contact_id
+                and x.scans >= 2 and (m.pushed_at is null or s.begun_at > m.pushed_at)) as missed,
        {self._erase} as erase
   from unnest($2::text[], $3::text[]) k (contact_id, tried)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""

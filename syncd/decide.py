@@ -223,8 +223,9 @@ def _leaving(row: Row, entry: Row, rules: Rules) -> Decision:
 def _removal(row: Row, entry: Row, rules: Rules, verb: Verb, look_first: bool) -> Entry:
     was = was_person(row, entry, rules)
     change = Change(
-        row["contact_id"], verb, None, was, _json(row["m_remote"]), False, False, entry["doubtful"]
-    )
+        row["contact_id"], verb, None, was, _json(row["m_remote"]), False, False,
+        entry["doubtful"], _missed(row, entry),
+    )  # fmt: skip
     email = row["m_email"] or entry["email"] or ""
     return Entry(
         row["contact_id"], change, None, email, entry["attempts"], entry["crashes"],
@@ -260,6 +261,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         may_create=want.subscribed and not known,
         resubscribe=resubscribe,
         doubtful=entry["doubtful"],
+        missed=_missed(row, entry),
     )
     return Entry(
         row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
@@ -267,6 +269,11 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         False, entry["receipt"], entry["digest"], entry["planned_at"],
         entry["email"], entry["sent_lists"] or (),
     )  # fmt: skip
+
+
+def _missed(row: Row, entry: Row) -> Sequence[str]:
+    """Of scans before a lost try nothing follows."""
+    return () if entry["doubtful"] else row["missed"]
 
 
 def person(row: Row, rules: Rules) -> Person | Release:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,16 +93,53 @@ _SOURCE = """
 select c.id, lower(c.email) as email, c.first_name, c.last_name, c.phone, c.city, c.country,
        c.subscribed and not exists (
            select 1 from syncd.opt_out o
-            where o.lifted_at is null and (o.email = lower(c.email) or o.contact_id = c.id))
+             join syncd.destination d on d.id = o.destination_id
+            where o.lifted_at is null and (o.kind <> 'vanished' or d.name = $1)
+              and (o.email = lower(c.email) or o.contact_id = c.id))
            as mailable,
        array(select m.list_id from syncd.membership m where m.contact_id = c.id order by 1) as lists
   from syncd.contact c
 """
 
 
-async def source_side(pool: Pool) -> dict[str, Side]:
+async def source_side(pool: Pool, destination: str) -> dict[str, Side]:
     """The source, read without anything of the machinery that is to be proven."""
-    return {row["id"]: _side(row) for row in await pool.fetch(_SOURCE)}
+    return {row["id"]: _side(row) for row in await pool.fetch(_SOURCE, destination)}
+
+
+def listed(source: Mapping[str, Side]) -> dict[str, Side]:
+    """The source as a provider is to hold it that knows contacts only as members of lists."""
+    return {
+        one: side._replace(
+            properties={
+                PROPERTIES[name]: _composed(told) for name, told in side.properties.items()
+            },
+            mailable=side.mailable and bool(side.lists),
+        )
+        for one, side in source.items()
+    }
+
+
+def members_side(state: Mapping[str, Any], source: Mapping[str, Side]) -> dict[str, Side]:
+    """The state of a sandbox of lists, by our ids; who is not known here, by address."""
+    ids = {side.email: one for one, side in source.items() if one not in FAULTY}
+    ours = {name: one for one, name in LISTS}
+    names = {number: ours[told["name"]] for number, told in state["lists"].items()}
+    columns = PROPERTIES.values()
+    return {
+        ids.get(one["email"].lower(), one["email"]): Side(
+            one["email"].lower(),
+            {name: one["fields"][name] for name in columns if one["fields"][name]},
+            sorted(names[str(number)] for number in one["lists"]),
+            one["mailable"],
+        )
+        for one in state["profiles"].values()
+        if one["mailable"]
+    }
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _side(row: Row) -> Side:

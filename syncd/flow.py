@@ -37,6 +37,7 @@ from syncd.upkeep import measure
 log = structlog.get_logger()
 
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
+LIST_POLL = 1.0  # seconds between looks whether a list is due
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
 
@@ -49,6 +50,7 @@ class Bells:
     read: asyncio.Event = field(default_factory=asyncio.Event)
     full: asyncio.Event = field(default_factory=asyncio.Event)
     scan: asyncio.Event = field(default_factory=asyncio.Event)  # everything that is there
+    waits: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for a scan
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class Flow:
         poll: float,
         window: int,
         claims: int,
+        claim_size: int | None = None,
         learn: Callable[[], Awaitable[None]],
         lists: Lists,
         erasures: Erasures,
@@ -115,6 +118,7 @@ class Flow:
         self.poll = poll
         self.window = window
         self.claims = claims
+        self.claim_size = claim_size or rules.traits.batch
         self.learn = learn
         self.lists = lists
         self.erasures = erasures
@@ -130,6 +134,7 @@ class Flow:
         self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
         self._sweeping = False
+        self._lists_at = 0.0  # when to look for due lists again
         self._draining = False  # pumping until nothing is left
 
     # ── Whether ─────────────────────────────────────────────────────────────────────────────
@@ -249,8 +254,9 @@ class Flow:
             if self.stands_still is None and self.breaker.may_send:
                 await self._scan()
             pause = max(self.breaker.pause, SCAN_POLL)
-            rung = () if self.bells.scan.is_set() else (self.bells.scan,)
+            rung = () if self.bells.scan.is_set() else (self.bells.scan, self.bells.waits)
             await first_of(self.stop, *rung, timeout=pause)
+            self.bells.waits.clear()
 
     async def _scan(self) -> None:
         try:
@@ -329,6 +335,7 @@ class Flow:
         async with self._scanning(until_empty), asyncio.TaskGroup() as group:
             while not self.stop.is_set():
                 self.bells.push.clear()
+                await self._keep_due_lists()
                 claim = await self._next_claim()
                 if claim is None or not claim.taken:
                     if until_empty and not self._busy and await self._finished(still):
@@ -340,8 +347,17 @@ class Flow:
                     group.create_task(self._carry(claim))
                 elif until_empty:
                     await self.look()  # what was released may have to be planned anew
-                if claim.taken < self.rules.traits.batch and not until_empty:
+                if claim.taken < self.claim_size and not until_empty:
                     await self._rest(claim)  # there was no more than this: wait for a bell
+
+    async def _keep_due_lists(self) -> None:
+        """Now and then: contacts wait for a list whose making failed, or was put to a person."""
+        may_send = self.stands_still is None and self.breaker.may_send
+        if not may_send or time.monotonic() < self._lists_at:
+            return
+        self._lists_at = time.monotonic() + LIST_POLL
+        if await self.lists.any_due():
+            await self.keep_lists()
 
     @asynccontextmanager
     async def _scanning(self, needed: bool) -> AsyncIterator[None]:
@@ -364,7 +380,7 @@ class Flow:
             job = await self.journal.claim_job(rules)
             if job.taken:
                 return job
-        return await self.journal.claim(self.rules.traits.batch, rules)
+        return await self.journal.claim(self.claim_size, rules)
 
     async def _rest(self, claim: Claim | None) -> None:
         due = None if claim is None else await self.journal.next_due()
@@ -403,6 +419,8 @@ class Flow:
             await self.erasures.note_sent(results)
             await self.reading.wait(pushed.waits)
             await self.reading.learn()
+            if pushed.waits:
+                self.bells.waits.set()
             if lost:
                 log.warning("another worker had taken over", contacts=len(lost))
         finally:

@@ -136,12 +136,15 @@ class Journal:
         if claim.receipt is None and rules.traits.can & Can.SCAN:
             running = await connection.fetch(sql.reading.running, self.destination_id)
             decisions = spared(decisions, {row["list_key"] for row in running})
-        await self._write_decisions(connection, _one_per_address(decisions), claim)
+        can = rules.traits.can
+        waits = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
+        await self._write_decisions(connection, _one_per_address(decisions), claim, waits)
         return claim
 
     async def _write_decisions(
-        self, connection: Connection, decisions: Sequence[Decision], claim: Claim
+        self, connection: Connection, decisions: Sequence[Decision], claim: Claim, waits: bool
     ) -> None:
+        """waits: whoever is in doubt is not made before a scan has ended that."""
         me = self.destination_id
         claim.entries = [d for d in decisions if isinstance(d, Entry)]
         claim.settled = [d for d in decisions if isinstance(d, Settle)]
@@ -156,7 +159,7 @@ class Journal:
         sent = [*claim.entries, *(d.entry for d in claim.settled)]
         if sent and claim.receipt is None:
             columns = zip(*map(_intent, sent), strict=True)
-            await connection.execute(sql.journal.write_intent, me, *map(list, columns))
+            await connection.execute(sql.journal.write_intent, me, *map(list, columns), waits)
         if unfit := [d.contact_id for d in claim.entries if d.unfit]:
             await connection.execute(sql.journal.claim_again, me, unfit)
         if forget := [d.contact_id for d in drops if d.forget]:

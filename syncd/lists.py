@@ -91,17 +91,27 @@ class Lists:
         await self.remember()
         return errors
 
-    async def look(self) -> None:
-        """See whether the lists are still there, by their names. Provider errors pass through."""
+    async def any_due(self) -> bool:
+        """Whether one is to be made, renamed or removed: a failure has passed, or a person said it."""
+        return bool(self._can & Can.LISTS) and bool(
+            await self.pool.fetchval(sql.lists.any_due, self._me)
+        )
+
+    async def look(self) -> Mapping[str, str]:
+        """See whether the lists are still there, by their names; returns what is, by remote id.
+
+        Provider errors pass through.
+        """
         if not self._can & Can.LISTS:
-            return
-        there = await self.adapter.lists()
+            return {}
+        there: Mapping[str, str] = await self.adapter.lists()
         rows = await self.pool.fetch(
             sql.lists.looked_at, self._me, list(there), list(there.values()), GONE
         )
         for row in rows:
             log.warning("list changed there", list=row["list_id"], state=row["state"])
         await self.remember()
+        return there
 
     async def plan(self) -> int:
         """Compare the source's lists with `list_mirror`; returns how many rows changed."""

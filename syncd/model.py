@@ -45,6 +45,7 @@ class Change(NamedTuple):
     may_create: the core's leave to make a record that is not there.
     resubscribe: the core's leave to send a subscribing value; never send one without it.
     doubtful: an earlier try may have been applied.
+    missed: lists (source ids) in which whole scans since then have looked for it in vain.
     """
 
     contact_id: str
@@ -55,6 +56,7 @@ class Change(NamedTuple):
     may_create: bool
     resubscribe: bool
     doubtful: bool = False
+    missed: Sequence[str] = ()
 
 
 # ── Outcomes: one per Change, in the same order ─────────────────────────────────────────────
@@ -224,6 +226,7 @@ class Can(Flag):
     JOBS = auto()  # bulk jobs that are polled
     SEES_GONE = auto()  # a vanished contact can be told from one never there
     LEARNS = auto()  # finds out about the account while it works
+    SORTS_DOUBT = auto()  # in doubt, repeats what does no harm and answers `Waits` for the rest
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -239,6 +242,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.JOBS: "resume",
     Can.SEES_GONE: "find",
     Can.LEARNS: "found_out",
+    Can.SORTS_DOUBT: "push",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 

@@ -105,7 +105,8 @@ class Push:
         answered = await gather(self._send(chunk) for chunk in chunks)
         for chunk, answers in zip(chunks, answered, strict=True):
             self._judge(chunk, answers, pushed)
-        pushed.results = list(halve(pushed.results))
+        if self._batch > 1:
+            pushed.results = list(halve(pushed.results))
         return pushed
 
     async def attempt_fresh(self, fresh: Fresh) -> Pushed:
@@ -147,7 +148,7 @@ class Push:
                 continue
             pushed.succeeded = True
             if isinstance(answer, Waits):
-                pushed.waits.setdefault(entry.contact_id, set()).add(answer.scan_of)
+                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry)}
             pushed.results.append(settled(entry, answer))
 
     def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
@@ -166,7 +167,7 @@ class Push:
             refused |= set(on) - await self.journal.mailable(on)
             entries = self._without(entries, refused, pushed)
         ask = [one for one in entries if self._must_look(one)]
-        if not ask:
+        if not ask or self.can & Can.SORTS_DOUBT:
             return entries
         if not self.can & Can.FIND:
             return self._cannot_look(entries, ask, pushed)
@@ -234,6 +235,10 @@ class Push:
             else:  # in no list it cannot be there at all
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
+
+    def _in_doubt(self, entry: Entry) -> Sequence[str]:
+        """Doubt ends for all lists at once: so all are scanned."""
+        return self._to_scan(entry) if entry.change.doubtful else ()
 
     def _to_scan(self, entry: Entry) -> Sequence[str]:
         """Where a record that a lost request left may be."""

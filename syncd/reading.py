@@ -209,5 +209,6 @@ class Reading:
         raise error
 
     async def _is_there(self, scan: Scan) -> bool:
-        await self.lists.look()
-        return scan.list_key in await self._keys()
+        there = await self.lists.look()
+        remote = scan.matcher.remote_list
+        return scan.list_key in await self._keys() and (remote is None or remote in there)

@@ -188,8 +188,8 @@ class Service:
 
     # ── Building ────────────────────────────────────────────────────────────────────────────
 
-    async def sandbox(self, **limits: Any) -> Handle:
-        return await self.stack.enter_async_context(serve("clevertap", **limits))
+    async def sandbox(self, provider: str = "clevertap", **limits: Any) -> Handle:
+        return await self.stack.enter_async_context(serve(provider, **limits))
 
     async def destination(
         self,
@@ -205,15 +205,19 @@ class Service:
 
         account: an account of its own at the sandbox. learnt: what the account is like is known.
         """
-        value = self.know(name, account)
-        given = orjson.loads(value)
-        box.set_limits(accounts={given["account_id"]: [given["passcode"]]})
         self.boxes[name] = box
-        if learnt:
-            await self.learnt(given["account_id"], value)
+        if box.state.provider == "clevertap":
+            value = self.know(name, account)
+            given = orjson.loads(value)
+            box.set_limits(accounts={given["account_id"]: [given["passcode"]]})
+            if learnt:
+                await self.learnt(given["account_id"], value)
+        else:
+            self.environ[variable(name)] = orjson.dumps(box.state.demo).decode()
+            self.secrets.add(box.state.demo["private_key"])
         row = {
             "name": name,
-            "provider": "clevertap",
+            "provider": box.state.provider,
             "options": orjson.dumps({"base_url": box.url, **(options or {})}).decode(),
             **columns,
         }
@@ -499,15 +503,17 @@ class Wanted:
     mailable: bool
 
 
-async def wanted(db: asyncpg.Connection, name: str) -> dict[str, Wanted]:
-    """Everyone who belongs to a destination, by id."""
+async def wanted(
+    db: asyncpg.Connection, name: str, usual: Mapping[str, str] = FIELDS
+) -> dict[str, Wanted]:
+    """Everyone who belongs to a destination, by id; *usual*: its provider's own mapping."""
     row = await db.fetchrow(
         "select d.*, s.contact as contacts, s.membership as memberships"
         " from syncd.destination d join syncd.source s on s.name = d.source where d.name = $1",
         name,
     )
     assert row is not None
-    fields = FIELDS if row["fields"] is None else orjson.loads(row["fields"])
+    fields = usual if row["fields"] is None else orjson.loads(row["fields"])
     lists: dict[str, list[str]] = {}
     for one in await db.fetch(f"select list_id::text, contact_id::text from {row['memberships']}"):
         if row["lists"] is None or one["list_id"] in row["lists"]:

@@ -53,7 +53,10 @@ async def test_it_proves_both_sides_equal_and_leaves_nothing_behind(folder: Path
     assert len(ended.out.splitlines()) == 1
     assert {"destinations", "contacts", "equal"} == set(ended.json)
     assert (ended.json["contacts"], ended.json["equal"]) == (303, True)
-    assert set(ended.json["destinations"]["clevertap"]) == KEYS
+    assert set(ended.json["destinations"]) == {"clevertap", "redcappi"}
+    for told in ended.json["destinations"].values():
+        assert set(told) == KEYS
+        assert told["in_step"]
     assert left_behind(folder) == []
 
 

@@ -129,7 +129,7 @@ NAMES = re.compile(
     r"clever_?tap|clever_?campaign|constant_?contact|copernica|red_?cappi", re.IGNORECASE
 )
 OF_A_PROVIDER = re.compile(r"^(providers|sandbox|demo)(\.|$)")
-"""The demo rehearses one provider at its stand-in."""
+"""The demo rehearses providers at their stand-ins."""
 EXAMPLE = re.compile(r"^syncd .*|config/\w+\.(sql|toml)")
 
 

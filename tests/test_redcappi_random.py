@@ -71,6 +71,13 @@ class Row:
         return self.doubtful or self.want != self.was
 
     def change(self, name: str) -> Change:
+        ids = (self.remote or {}).get("ids", {})
+        missed = [one for one, there in LISTS.items() if ids.get(there, "") is None]
+        known = {there: number for there, number in ids.items() if number is not None}
+        remote = None if self.remote is None else {**self.remote, "ids": known}
+        return self._change(name)._replace(remote=remote, missed=missed)
+
+    def _change(self, name: str) -> Change:
         was, want = self.was, self.want
         if self.doubtful and self.sent:
             known = was or Person(want.email if want else "gone@x.org", {}, {}, True)

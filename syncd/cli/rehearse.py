@@ -53,12 +53,12 @@ def _ports() -> Iterator[None]:
 async def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65_530, help="Of the sandbox.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65_530, help="Of the sandboxes.")
     ] = 0,
     json: Json = False,
     config: Config = None,
 ) -> int:
-    """Show everything at once: a private PostgreSQL, a sandbox, 300 contacts, changes arriving.
+    """Show everything at once: a private PostgreSQL, sandboxes, 300 contacts, changes arriving.
     Under a minute; leaves nothing behind."""
     settings = settings_of(config, "error")
     tell = demonstration.Story() if json else Page(console())
@@ -96,18 +96,17 @@ async def _until_told(stage: demonstration.Stage, stream: object) -> None:
     """Print what can be tried, and wait for Ctrl-C; that is how this ends, so it is no fault."""
     told = asyncio.Event()
     out = console(stderr=stream is not None)
-    name = demonstration.NAME.upper()
-    secret = stage.app.environ[f"SYNCD_SECRET_{name}"]
+    secrets = [f"SYNCD_SECRET_{name.upper()}" for name in demonstration.TITLES]
     with on_signals(lambda _: told.set(), signal.SIGINT, signal.SIGTERM):  # before it is told
         out.print(Text("\nIt goes on running. In another terminal:\n", "bold"))
         for line in (
             f"export SYNCD_DATABASE_URL='{stage.app.url}'",
-            f"export SYNCD_SECRET_{name}='{secret}'",
+            *(f"export {name}='{stage.app.environ[name]}'" for name in secrets),
             "syncd status",
             "syncd explain person060@demo.example",
             "syncd plan",
             "psql $SYNCD_DATABASE_URL -c \"update syncd.contact set city='Rio' where id='c0001'\"",
-            f"curl -s '{stage.sandbox.url}/_state?profiles=0'",
+            *(f"curl -s '{box.url}/_state?profiles=0'" for box in (stage.sandbox, stage.lists)),
         ):
             out.print(Text(f"    {line}"), soft_wrap=True)
         out.print(Text("\nCtrl-C ends it, and removes it all.", "bold"))

@@ -136,9 +136,8 @@ class Finds(Protocol):
 class Learns(Protocol):
     """An adapter that finds out about the account while it works, not only in `learn`."""
 
-    @property
-    def findings(self) -> Mapping[str, Any]:
-        """What is known by now. The core stores what is new, until the credential changes."""
+    def found_out(self) -> Mapping[str, Any]:
+        """What was found out since this was asked last; kept until the credential changes."""
         ...
 
 
@@ -172,12 +171,6 @@ class Scans(Protocol):
 
         The same as *remote* where that says so already: so a contact is known by its record.
         """
-        ...
-
-
-class FindsOut(Protocol):
-    def found_out(self) -> Mapping[str, Any]:
-        """What calls have taught of the account since this was asked last; the core keeps it."""
         ...
 
 

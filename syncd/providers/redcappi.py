@@ -27,6 +27,7 @@ from syncd.model import (
     Outcome,
     Page,
     Request,
+    Seen,
     Traits,
 )
 from syncd.providers import Credential, KeyColumn, Options, Wire
@@ -99,6 +100,8 @@ class RedCappi:
             | Can.RENAME_LIST
             | Can.DELETE_LIST
             | Can.RESUBSCRIBE  # adding again turns mail on
+            | Can.LEARNS
+            | Can.SORTS_DOUBT
         ),
         needs_list=True,
         visible_after=1.0,
@@ -118,6 +121,7 @@ class RedCappi:
 
     def __init__(self, wire: Wire, options: RedCappiOptions, findings: Mapping[str, Any]) -> None:
         self._options, self._findings = options, dict(findings)
+        self._told = dict(findings)
         self._calls = Calls(wire)
         self._scope = Scope(options.delete_scope, self._findings)
         self._rules = Rules(bool(options.name_column), options.dob_format)
@@ -126,6 +130,14 @@ class RedCappi:
     def findings(self) -> Mapping[str, Any]:
         """`delete_scope` ('list' or 'account'), `offset_unit`, `offset_from`, `page_size`."""
         return dict(self._findings)
+
+    def found_out(self) -> Mapping[str, Any]:
+        """Of `findings`, what the core has not been told yet."""
+        if self._findings == self._told:
+            return {}
+        news = {name: one for name, one in self._findings.items() if self._told.get(name) != one}
+        self._told = dict(self._findings)
+        return news
 
     @classmethod
     def base_url(cls, options: RedCappiOptions) -> str:
@@ -210,6 +222,15 @@ class RedCappi:
         async for page in scan.pages(list_id, cursor):
             self._findings.update(page.findings)
             yield page
+
+    @classmethod
+    def remembered(
+        cls, remote: Mapping[str, Any] | None, list_id: str | None, seen: Seen
+    ) -> Mapping[str, Any]:
+        """The id is one of a membership: it may be another in each list (5)."""
+        known = remote or {}
+        there = [list_id] if list_id is not None else seen.lists
+        return {**known, "ids": {**known.get("ids", {}), **dict.fromkeys(there, seen.remote_id)}}
 
     async def lists(self) -> Mapping[str, str]:
         return await self._calls.lists()

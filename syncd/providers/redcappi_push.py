@@ -222,6 +222,7 @@ class Errand:
         """A list that is not left holds a record all the same: what changed is sent there too."""
         plan = self._plan
         plan.lacking.append(f"list:{plan.source(there)} not left: {why}")
+        plan.stuck.append(there)
         if plan.differs:
             told = await self._calls.write(edit(there, contact_id, plan.body))
             if told.kind == "gone":

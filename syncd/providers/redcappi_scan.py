@@ -104,8 +104,7 @@ class Scan:
         while place.unit is None and rows:
             first = rows
             rows = await self._discover(place, first)
-            if not place.shrunk:
-                yield place.page(first)
+            yield place.page(first)
         while rows:
             before, asked = place.last, place.offset
             if (news := place.next(rows)) is not None:

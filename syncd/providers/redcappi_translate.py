@@ -2,11 +2,13 @@
 
 What an adapter asks to be remembered of a contact (`remote`):
 
-    {"ids": {remote list id: contact id}, "lists": {source list id: remote list id}}
+    {"ids": {remote list id: contact id}, "lists": {source list id: remote list id},
+     "stays": [remote list id]}
 
-`lists` are the memberships that were acknowledged; `ids` comes from reading, for no answer to an
-add tells an id. The core adds to `ids` what a scan saw; null, where no id was known, says that a
-whole scan begun since the last push did not see the contact in that list.
+`lists` are the memberships that were acknowledged; `stays`, where there are any, those of them that
+could not be ended. `ids` comes from reading, for no answer to an add tells an id: a scan adds to it
+what it saw (`RedCappi.remembered`). What the mirror (`Change.was`) says wins: a membership that it
+does not know of any more has ended, and an id left over from it says nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class Plan:
     held: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
-    missed: frozenset[str] = frozenset()  # a whole scan did not see the contact there
+    missed: frozenset[str] = frozenset()  # whole scans did not see the contact there
+    stuck: list[str] = field(default_factory=list)  # lists that could not be left
     returns: bool = False
     takes_out: bool = False  # of every list: nothing is to stay
     differs: bool = True  # fields or address, from what was last given
@@ -82,7 +85,9 @@ class Plan:
 
     def remembered(self) -> dict[str, Any]:
         """What is known of the contact by now."""
-        return {"ids": self.ids, "lists": {ours: there for there, ours in self.held.items()}}
+        known = {"ids": self.ids, "lists": {ours: there for there, ours in self.held.items()}}
+        stays = [one for one in self.stuck if one in self.held]
+        return {**known, "stays": stays} if stays else known
 
 
 def planned(change: Change, rules: Rules) -> Plan | Outcome:
@@ -110,20 +115,39 @@ def planned(change: Change, rules: Rules) -> Plan | Outcome:
 def _known(change: Change) -> Plan:
     """What is known of the contact's memberships before anything is done."""
     remote, was = change.remote or {}, change.was
-    ids: Mapping[str, Any] = remote.get("ids") or {}
-    plan = Plan(change, ids={str(one): str(n) for one, n in ids.items() if n is not None})
-    plan.missed = frozenset(str(one) for one, n in ids.items() if n is None)
-    held = remote.get("lists")
-    if held is None:
-        held = was.lists if was is not None else {}
-    if change.doubtful:  # looked for in vain: a lost add was not applied, or a lost delete was
-        held = {ours: one for ours, one in held.items() if one not in plan.missed}
-    if change.verb is Verb.PUT and was is not None and not was.subscribed and not change.doubtful:
-        held, plan.returns = {}, True
-    plan.held = {str(there): ours for ours, there in held.items()}
+    plan = Plan(change, ids=dict(remote.get("ids") or {}))
     wanted = change.want.lists if change.want is not None else {}
+    named = {**(was.lists if was is not None else {}), **wanted}
+    plan.missed = frozenset(named[ours] for ours in change.missed if ours in named)
+    held: Mapping[str, str] = {}
+    if change.verb is Verb.PUT and was is not None and not was.subscribed and not change.doubtful:
+        plan.returns = True
+    else:
+        held = _held(change, plan)
+        if was is not None and not change.doubtful:
+            there = held.values()
+            plan.ids = {one: number for one, number in plan.ids.items() if one in there}
+    plan.held = {there: ours for ours, there in held.items()}
     plan.names = {**plan.held, **{there: ours for ours, there in wanted.items()}}
     return plan
+
+
+def _held(change: Change, plan: Plan) -> Mapping[str, str]:
+    """Memberships: those that were acknowledged and are not over, and those that a scan saw."""
+    remote: Mapping[str, Any] = change.remote or {}
+    told: Mapping[str, str] | None = remote.get("lists")
+    if change.was is None:
+        return told or {}
+    held = {
+        ours: there
+        for ours, there in change.was.lists.items()
+        if there in plan.ids or (not change.doubtful if told is None else told.get(ours) == there)
+    }
+    if told is not None:
+        held |= {ours: there for ours, there in told.items() if there in remote.get("stays", ())}
+    if change.doubtful:  # looked for in vain: a lost add was not applied, or a lost delete was
+        held = {ours: there for ours, there in held.items() if there not in plan.missed}
+    return held
 
 
 def _nowhere(plan: Plan, want: Person) -> Plan | Outcome:
@@ -161,9 +185,11 @@ def _placed(plan: Plan, want: Person, same: bool) -> Plan | Outcome:
     plan.joins = [one for one in wanted if one not in plan.ids and one not in plan.held]
     ends = [one for one in plan.held if one not in wanted]
     if change.doubtful:  # a lost add may have been applied: never a second one unseen
-        unseen = [one for one in plan.joins if one not in plan.missed]
+        was = change.was.lists if change.was is not None else {}
+        lost = {there: ours for ours, there in was.items() if there not in plan.held}
+        unseen = [one for one in (*plan.joins, *lost) if one not in plan.missed]
         if unseen:
-            return Waits(wanted[unseen[0]])
+            return Waits({**lost, **wanted}[unseen[0]])
     plan.differs = change.doubtful or not same
     edits = [] if not plan.differs and (plan.joins or ends) else stays
     if not edits and _moved(change, want):  # by id: adding the new address makes a second record

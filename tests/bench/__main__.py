@@ -1,4 +1,4 @@
-"""`python -m tests.bench [backfill|nothing|keyed|latency|capture|all …] [--n N] [--pairs P]`.
+"""`python -m tests.bench [WHAT … | all] [--n N] [--pairs P]`; `--help` names what there is.
 
 Starts its own PostgreSQL (fsync on) and a stand-in for the provider; prints one JSON line a
 measurement: the ratio, and both raw sides. Pairs are interleaved, figures are medians. The ideal
@@ -62,7 +62,8 @@ class Bench:
 
     def environ(self, url: str) -> dict[str, str]:
         secret = json.dumps({"account_id": "bench", "passcode": "bench"})
-        ours = {"SYNCD_DATABASE_URL": url, "SYNCD_SECRET_BENCH": secret}
+        pair = json.dumps({"public_key": "bench", "private_key": "bench"})
+        ours = {"SYNCD_DATABASE_URL": url, "SYNCD_SECRET_BENCH": secret, "SYNCD_SECRET_PAIR": pair}
         return {**os.environ, **ours, "BENCH_PROVIDER": self.provider}
 
     async def seen(self) -> Mapping[str, Any]:
@@ -118,11 +119,12 @@ class Bench:
         return count
 
     async def ideal_filled(self, url: str, n: int, script: Path) -> dict[str, Any]:
+        return await self._ideal(url, script, "/1/upload", "batch", "--conc", "4", "--n", str(n))
+
+    async def _ideal(self, url: str, script: Path, path: str, *how: str) -> dict[str, Any]:
         await self.execute(url, "checkpoint")
-        arguments = ("--mode", "batch", "--conc", "4", "--n", str(n))
-        return await self.process(
-            url, str(script), *arguments, "--dsn", url, "--url", f"{self.provider}/1/upload"
-        )
+        target = f"{self.provider}{path}"
+        return await self.process(url, str(script), "--mode", *how, "--dsn", url, "--url", target)
 
     async def backfill(self) -> None:
         small = await self.database(SMALL)
@@ -208,6 +210,48 @@ class Bench:
             self.say(what, ratio, n=self.n, **facts)
         await self.execute(url, REFILL)
 
+    # ── One membership a call ───────────────────────────────────────────────────────────────
+
+    async def redcappi(self) -> None:
+        """Everybody in one list; then a thousand known contacts with one changed field."""
+        n = min(self.n, SMALL)
+        url = await server.listed(self.uri, n, self.port)
+        script = ideal()
+        ours, theirs = [], []
+        for _ in range(self.pairs):
+            if script is not None:
+                theirs.append(await self._ideal(url, script, "/single", "single", "--n", str(n)))
+            await self.execute(url, FORGET_LISTS, EMPTY, "checkpoint")
+            await self.seen()
+            ours.append(await self.syncd(url, "backfill"))
+            sent = (await self.seen())["requests"]
+            assert ours[-1]["outcomes"].get("created") == n, ours[-1]
+        pairs = list(zip(ours, theirs, strict=False))
+        self.say(
+            "redcappi",
+            statistics.median(o["wall_s"] / t["wall_s"] for o, t in pairs) if pairs else None,
+            n=n,
+            cpu_ratio=round(statistics.median(o["cpu_s"] / t["client_cpu_s"] for o, t in pairs), 2)
+            if pairs
+            else None,
+            requests=sent,
+            syncd={k: _median(ours, k) for k in ("wall_s", "cpu_s", "pg_cpu_s", "rss_mb")},
+            ideal={k: _median(theirs, k) for k in ("wall_s", "client_cpu_s", "pg_cpu_s")}
+            if theirs
+            else None,
+        )
+        changed = min(1000, n)
+        await self.execute(url, "update contacts set company = 'read first' where id = 1")
+        await self.syncd(url, "backfill")  # every id is read for it
+        await self.seen()
+        await self.execute(
+            url, f"update contacts set company = 'changed ' || now() where id <= {changed}"
+        )
+        told = await self.syncd(url, "backfill")
+        requests = (await self.seen())["requests"] * 1000 / changed
+        assert told["outcomes"].get("updated") == changed, told
+        self.say("redcappi changes", None, n=n, changed=changed, requests_per_1000=requests)
+
     async def capture(self) -> None:
         running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.capture")
         await running.wait()
@@ -220,6 +264,9 @@ select 1, c.id, md5(row({columns}, g.l)::text)::uuid
   from contacts c
   left join (select contact_id, array_agg(list_id order by list_id) l
                from memberships group by 1) g on g.contact_id = c.id"""
+FORGET_LISTS = """
+truncate syncd.seen, syncd.missing, syncd.list_mirror, syncd.scan;
+update syncd.feed set scanned_at = null"""
 REFILL = "truncate mirror"  # contacts were changed: the ideal's mirror is filled anew when needed
 
 
@@ -228,7 +275,7 @@ def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def main() -> None:
-    names = ("backfill", "nothing", "keyed", "latency", "capture")
+    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi")
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])
     parser.add_argument("--n", type=int, default=1_000_000)

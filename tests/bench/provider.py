@@ -15,6 +15,7 @@ import orjson
 import uvloop
 
 MARK = re.compile(rb"mark-\d+-")
+_SIZE, _OFFSET = re.compile(rb"pagesize=(\d+)"), re.compile(rb"offset=(\d+)")
 SMALL = 65_536  # only bodies under this are searched for marks
 
 
@@ -24,6 +25,8 @@ class Stub(asyncio.Protocol):
     requests = 0
     records = 0
     marks: dict[str, float] = {}  # noqa: RUF012  one process, one server
+    has_list = False
+    emails: list[str] = []  # noqa: RUF012
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -53,7 +56,9 @@ class Stub(asyncio.Protocol):
             self._send(b"200 OK", orjson.dumps(told))
             return
         cls.requests += 1
-        if path.startswith(b"/1/events.json"):
+        if path.startswith((b"/v1/", b"/single")):
+            self._list_call(path, body)
+        elif path.startswith(b"/1/events.json"):
             more = b'"cursor":"c"' if self.head.startswith(b"post") else b'"records":[]'
             self._send(b"200 OK", b'{"status":"success",' + more + b"}")
         elif path.startswith(b"/1/profile.json"):
@@ -65,6 +70,27 @@ class Stub(asyncio.Protocol):
                 for mark in MARK.findall(body):
                     cls.marks.setdefault(mark.decode(), now)
             self._send(b"200 OK", b'{"status":"success","processed":%d,"unprocessed":[]}' % n)
+
+    def _list_call(self, path: bytes, body: bytes) -> None:
+        """An account with one list, whose contacts are numbered as they come in."""
+        cls = type(self)
+        if path == b"/single":
+            self._send(b"200 OK", b'{"id":"1234567890","status":"ok"}')
+        elif path.startswith(b"/v1/lists.json"):
+            self._send(b"200 OK", b'{"1":"List 1"}' if cls.has_list else b"[]")
+        elif path.startswith(b"/v1/lists/"):
+            cls.has_list, cls.emails = True, []
+            self._send(b"200 OK", b'{"code":201,"message":"List created with list-id 1"}')
+        elif self.head.startswith(b"get"):
+            size, offset = (int(re.search(one, path)[1]) for one in (_SIZE, _OFFSET))  # type: ignore[index]
+            page = cls.emails[offset : offset + size]
+            told = {str(offset + n + 1): email for n, email in enumerate(page)}
+            self._send(b"200 OK", orjson.dumps(told or []))
+        else:
+            if path.endswith(b"/contacts/"):
+                cls.emails.append(orjson.loads(body)["email_address"])
+                cls.records += 1
+            self._send(b"200 OK", b'{"code":201,"message":"Contact added"}')
 
     def _send(self, status: bytes, body: bytes) -> None:
         self.transport.write(

@@ -64,6 +64,20 @@ FIELDS = {
     "Country": "country",
     "Attributes": "attributes",
 }
+ONE_LIST = """;
+delete from memberships;
+delete from lists where id > 1;
+insert into memberships select i, 1 from generate_series(1,{n}) i"""
+COLUMNS = {
+    "first_name": "first_name",
+    "last_name": "last_name",
+    "company": "company",
+    "phone": "phone",
+    "address": "street",
+    "city": "city",
+    "zip_code": "zip",
+    "country": "country",
+}
 
 
 @contextlib.contextmanager
@@ -101,23 +115,9 @@ def named(uri: str, database: str) -> str:
 async def filled(uri: str, n: int, provider_port: int) -> str:
     """The address of a database with n contacts and a destination `bench` over them."""
     url = named(uri, f"bench_{n}")
-    admin = await asyncpg.connect(uri)
-    known = await admin.fetchval("select 1 from pg_database where datname = $1", f"bench_{n}")
-    if not known:
-        await admin.execute(f"create database bench_{n}")
-    await admin.close()
-    if known:
+    if not await _created(uri, f"bench_{n}"):
         return url
-    made = await asyncpg.connect(url)
-    for statement in FILL.replace("{n}", str(n)).split(";\n"):
-        await made.execute(statement)
-    for table in ("contacts", "memberships", "lists"):
-        await made.execute(f"vacuum analyze {table}")
-    await migrate(made)
-    await made.execute(
-        "insert into syncd.source (name, contact, list, membership)"
-        " values ('bench', 'public.contacts', 'public.lists', 'public.memberships')"
-    )
+    made = await _source(url, n)
     unlimited = {"in_flight": 0, "per_second": 0, "per_day": 0}
     options = {
         "base_url": f"http://127.0.0.1:{provider_port}",
@@ -131,6 +131,51 @@ async def filled(uri: str, n: int, provider_port: int) -> str:
     )
     await made.close()
     return url
+
+
+async def listed(uri: str, n: int, provider_port: int) -> str:
+    """As `filled`, everybody in one list; `bench` is an account that takes one a call."""
+    url = named(uri, f"bench_listed_{n}")
+    if not await _created(uri, f"bench_listed_{n}"):
+        return url
+    made = await _source(url, n, ONE_LIST)
+    options = {
+        "base_url": f"http://127.0.0.1:{provider_port}",
+        "meters": {"api": {"in_flight": 0, "per_second": 0}},
+    }
+    await made.execute(
+        "insert into syncd.destination (name, provider, source, options, credential, fields,"
+        " guard_percent) values ('bench', 'redcappi', 'bench', $1, 'pair', $2, 100)",
+        orjson.dumps(options).decode(),
+        orjson.dumps(COLUMNS).decode(),
+    )
+    await made.close()
+    return url
+
+
+async def _created(uri: str, name: str) -> bool:
+    """False if the database was there."""
+    admin = await asyncpg.connect(uri)
+    known = await admin.fetchval("select 1 from pg_database where datname = $1", name)
+    if not known:
+        await admin.execute(f"create database {name}")
+    await admin.close()
+    return not known
+
+
+async def _source(url: str, n: int, more: str = "") -> asyncpg.Connection:
+    """n contacts as the source `bench`; a connection to go on with."""
+    made = await asyncpg.connect(url)
+    for statement in (FILL.replace("{n}", str(n)) + more.replace("{n}", str(n))).split(";\n"):
+        await made.execute(statement)
+    for table in ("contacts", "memberships", "lists"):
+        await made.execute(f"vacuum analyze {table}")
+    await migrate(made)
+    await made.execute(
+        "insert into syncd.source (name, contact, list, membership)"
+        " values ('bench', 'public.contacts', 'public.lists', 'public.memberships')"
+    )
+    return made
 
 
 def busy(postmaster: int) -> float:
