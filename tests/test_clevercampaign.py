@@ -473,7 +473,7 @@ SHAPES: list[dict[str, Any]] = [
     {"search": "404", "past_the_end": "404", "put": "partial"},
     {"past_the_end": "last", "compares": "decoded", "delete_status": 200},
 ]
-NAMES = {
+NAMES: dict[str, Any] = {
     "contact_path": "v2/person", "find_param": "mail", "page_param": "p", "size_param": "n",
     "first_page": 0, "email_field": "Mail", "status_field": "State", "status_subscribed": "on",
     "status_unsubscribed": "off", "envelope": "Result", "update_verb": "PATCH",
@@ -509,7 +509,7 @@ async def test_a_contact_is_made_changed_found_and_deleted_in_every_shape(
 
 @pytest.mark.parametrize("form", ["json", "xml"])
 async def test_every_name_may_be_another_one(form: str) -> None:
-    limits = {**NAMES, "form": form, "id_name": "Number", "prefix": "/rest"}
+    limits: dict[str, Any] = {**NAMES, "form": form, "id_name": "Number", "prefix": "/rest"}
     async with (
         serve("clevercampaign", **limits) as box,
         adapter(box, **NAMES, id_field="Number", write_unsubscribe=True) as clever,

@@ -378,10 +378,12 @@ async def test_the_calls_of_lists(client: Client, sandbox: Handle) -> None:
 
 
 async def test_every_name_may_be_another_one(client: Client, sandbox: Handle) -> None:
-    sandbox.set_limits(
-        prefix="/rest", contact_path="a/person", email_field="Mail", id_name="No",
-        update_verb="POST", find_param="q", list_path="group", member_path="g/{list_id}/m", list_name_field="Title",
-    )  # fmt: skip
+    names = {
+        "prefix": "/rest", "contact_path": "a/person", "email_field": "Mail", "id_name": "No",
+        "update_verb": "POST", "find_param": "q", "list_path": "group",
+        "member_path": "g/{list_id}/m", "list_name_field": "Title",
+    }  # fmt: skip
+    sandbox.set_limits(**names)
     made = await client.call("POST", "/rest/a/person", {"Mail": "a@x.org"})
     assert made == (201, {"No": 501, "Mail": "a@x.org", "status": "subscribed"})
     assert (await client.call("POST", "/rest/a/person/501", {"Mail": "b@x.org"}))[0] == 200

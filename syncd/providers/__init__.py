@@ -72,9 +72,14 @@ class KeyColumn(NamedTuple):
     column: str
 
 
-class OfAccount:
+def of_account(most: Traits) -> Any:
     """`traits` of an adapter whose accounts differ: of the class, the most that there is; of an
-    adapter, what `traits_here` leaves of it in this account, as far as that is known by now."""
+    adapter, what its `traits_here(most)` leaves in this account, as far as that is known by now."""
+    return _OfAccount(most)
+
+
+class _OfAccount:
+    """Any to the type checker, for which a class variable is the same wherever it is read."""
 
     def __init__(self, most: Traits) -> None:
         self._most = most

@@ -33,7 +33,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, OfAccount, Options, Wire
+from syncd.providers import Credential, KeyColumn, Options, Wire, of_account
 from syncd.providers import clevercampaign_answers as answers
 from syncd.providers import clevercampaign_lists as lists
 from syncd.providers.clevercampaign_calls import METER, Calls
@@ -59,7 +59,7 @@ class CleverCampaign:
     name: ClassVar[str] = "clevercampaign"
     options_model: ClassVar[type[Options]] = CleverCampaignOptions
     credential_model: ClassVar[type[Credential]] = CleverCampaignCredential
-    traits = OfAccount(
+    traits: ClassVar[Traits] = of_account(
         Traits(
             batch=1,
             meters={METER: Meter(per_second=5.0, in_flight=4)},  # polite: none is documented (4)
