@@ -723,6 +723,17 @@ async def test_a_404_is_no_delete_where_a_search_shows_the_contact(box: Handle) 
         assert there(box) == {}  # whoever has the address is the one to be silenced
 
 
+async def test_whoever_leaves_takes_nobody_else_along(box: Handle) -> None:
+    """Gone by another hand, and somebody was made there under the address: that is not ours."""
+    async with adapter(box) as clever:
+        remote = await created(clever, person())
+        for deed in ("delete", "add"):
+            box.act(deed, email="ann@x.org")
+        for verb in (Verb.WITHDRAW, Verb.DELETE):
+            assert isinstance(await pushed(clever, drop(verb, person(), remote)), Applied)
+        assert list(there(box)) == ["ann@x.org"]
+
+
 async def test_by_status_where_the_operator_says_so(box: Handle) -> None:
     async with adapter(box, write_unsubscribe=True) as clever:
         remote = await created(clever, person(firstname="A"))
@@ -866,6 +877,24 @@ async def test_what_has_worked_once_is_not_given_up_for_a_passing_fault(box: Han
         assert clever.traits.can & Can.SCAN
         assert (await clever.find([put(person())]))[0].remote == remote
         assert await pushed(clever, put(person("b@x.org"))) == Applied({"id": "502"})
+
+
+async def test_a_web_page_for_every_id_is_no_contact_and_no_end_of_looking(box: Handle) -> None:
+    """Some servers answer any path they do not know with their documentation."""
+    async with adapter(box) as clever:
+        box.act("add", email="ann@x.org")
+        await clever.learn()
+        box.set_faults(html=1.0, paths=["/contact/501"])
+        for _ in range(2):
+            (found,) = await clever.find([put(person(), person(), remote={"id": "501"})])
+            assert found.remote == {"id": "501"}  # by the search
+        assert box.state.ledger.by_path["/contact/501"] == 3
+        assert (
+            "cannot be read back"
+            in (
+                await clever.erased(drop(Verb.ERASE, None, {"id": "501"}), datetime.now(UTC))
+            ).by_hand
+        )
 
 
 # ── Pages: section 4 ────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,7 @@ be there in `clevercampaign_push`, one to leave in `clevercampaign_leave`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -35,6 +34,7 @@ from syncd.model import (
 )
 from syncd.providers import Credential, KeyColumn, Options, Wire, of_account
 from syncd.providers import clevercampaign_answers as answers
+from syncd.providers import clevercampaign_check as check
 from syncd.providers import clevercampaign_lists as lists
 from syncd.providers.clevercampaign_calls import METER, Calls
 from syncd.providers.clevercampaign_leave import Leave, withdraw_by_status
@@ -105,7 +105,7 @@ class CleverCampaign:
     @classmethod
     def meters(cls, options: CleverCampaignOptions) -> Mapping[str, Meter]:  # noqa: ARG003
         """One for everything."""
-        return {METER: Meter(per_second=5.0, in_flight=4)}
+        return cls.traits.meters
 
     @classmethod
     def key_column(cls, options: CleverCampaignOptions) -> KeyColumn | None:  # noqa: ARG003
@@ -118,46 +118,7 @@ class CleverCampaign:
 
     async def check(self) -> Sequence[Finding]:
         """A page and a search: they tell refused keys from wrong names (3)."""
-        try:
-            await self._account.know()
-            await self._calls.page(self._options.contact_path, self._options.first_page, 1)
-        except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
-        if fault := self._calls.fault:
-            remedy = "compare both keys with the account's settings, and the table in options"
-            return [Finding("account", "error", fault, remedy, self._calls.fault_code)]
-        return [*self._of_reading(), *await self._of_lists()]
-
-    def _of_reading(self) -> Iterator[Finding]:
-        account, o = self._account, self._options
-        if account.can_be_read:
-            yield Finding("credentials", "ok", "accepted")
-        else:
-            says = "not refused; but as nothing can be read, that proves little"
-            yield Finding("credentials", "warning", says, "see what the first write is answered")
-        for road, why in account.why.items():
-            remedy = "ask the provider for the name, and set it in options"
-            yield Finding(f"reading ({road})", "warning", why, remedy)
-        if not account.can_be_read and not o.account_is_empty:
-            says = "creates wait: nobody can tell who is in the account already"
-            remedy = "correct the names above, or set account_is_empty if nobody is in it"
-            yield Finding("account", "warning", says, remedy)
-
-    async def _of_lists(self) -> Sequence[Finding]:
-        if not self._options.lists_enabled:
-            says = "contacts only: lists_enabled is off, so memberships are listed as lacking"
-            return [Finding("lists", "ok", says)]
-        try:
-            there = await names(self._account, self._options)
-        except ProviderError as err:
-            remedy = "correct list_path and list_name_field, or set lists_enabled to false"
-            return [Finding("lists", "error", err.reason, remedy, err.exit_code)]
-        twice = sorted(name for name, times in Counter(there.values()).items() if times > 1)
-        if twice:
-            says = f"{len(twice)} names are borne by two lists or more, among them {twice[0]!r}"
-            remedy = "rename them: lists are adopted by name, and of two nobody can choose"
-            return [Finding("lists", "warning", says, remedy)]
-        return [Finding("lists", "ok", f"{len(there)} there")]
+        return await check.findings(self._calls, self._account)
 
     async def learn(self) -> Learned | None:
         """The start-up probe (3). What it finds is not kept: reading is tried at every start."""
@@ -278,12 +239,3 @@ async def _errand(work: Work) -> Outcome:
     if verb is Verb.WITHDRAW and by_status:
         return await withdraw_by_status(work)
     return await Leave(work).run()
-
-
-def _remedy(err: ProviderError) -> str:
-    if not err.needs_a_person:
-        return "try again later; the service may also be gone: nobody but its own page knows of it"
-    return (
-        "compare both keys with those in the account's settings, and base_url with the API's "
-        "address; behind a proxy, see whether it passes on the headers publickey, salt, signature"
-    )

@@ -102,7 +102,7 @@ class Leave:
         if found is not None:
             if any(record_id(one, work.options) == contact_id for one in found):
                 return self._refused(told)
-            return await self._delete_all(found)
+            return await self._delete_all(found if self._is_silence else ())
         if await work.account.reads_items():
             return None if await work.account.by_id(contact_id) is None else self._refused(told)
         return self._refused(told) if self._is_silence else None

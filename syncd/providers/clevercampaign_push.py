@@ -34,7 +34,7 @@ class Put:
             work.lacking += [f"list:{one} not kept: lists_enabled is off" for one in want.lists]
         if work.contact_id is None:
             return await self._unknown()
-        if is_only_lacking(work.change, work.options):
+        if work.account.can_be_read and is_only_lacking(work.change, work.options):
             return Applied(lacking=tuple(work.lacking))
         return await self._update(work.contact_id)
 

@@ -115,14 +115,19 @@ class Account:
 
     async def by_id(self, contact_id: str) -> Record | None:
         """One contact; None: it is not there, or contacts cannot be read by id (see `items`)."""
-        answer = await self._calls.contact(contact_id)
-        found = records(answer, self._options) if answer.status < 300 else None
-        if found and record_id(found[0], self._options) == contact_id:
-            self.items = True
-            return found[0]
-        if answer.status in (404, 405, 410) or found is not None:
-            return None
-        raise Transient(f"a contact could not be read: {_said(answer)}", status=answer.status)
+        answer = Answer(0, {}, b"")
+        for _ in range(TRIES if self.items is None else bool(self.items)):
+            answer = await self._calls.contact(contact_id)
+            found = records(answer, self._options) if answer.status < 300 else None
+            if found and record_id(found[0], self._options) == contact_id:
+                self.items = True
+                return found[0]
+            if answer.status in (404, 405, 410) or found is not None:
+                return None
+        if self.items:
+            raise Transient(f"a contact could not be read: {_said(answer)}", status=answer.status)
+        self.items = False
+        return None
 
     async def reads_items(self) -> bool:
         """Whether contacts can be read by id: tried on somebody who is there."""
