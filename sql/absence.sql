@@ -27,7 +27,8 @@ select x.contact_id, array_agg(x.list_key order by x.list_key) as gone,
                       and o.scans < 2 and m.lists @> array[o.list_key])
    and not exists (select 1 from syncd.journal j
                     where j.destination_id = x.destination_id and j.contact_id = x.contact_id
-                      and (j.state = 'sent' or (j.doubtful and j.waits_for is null)))
+                      and (j.state = 'sent' or (j.doubtful and j.waits_for is null)
+                           or j.left_lists @> array[x.list_key]))
  group by x.contact_id
  order by x.contact_id
  limit $2::int;
@@ -46,7 +47,11 @@ select j.contact_id, j.state from syncd.journal j
 select m.contact_id, m.email, m.lists, m.fields, m.remote,
        array(select x.list_key from syncd.missing x
               where x.destination_id = m.destination_id and x.contact_id = m.contact_id
-                and x.scans >= 2 and (x.list_key = '' or m.lists @> array[x.list_key])) as gone
+                and x.scans >= 2 and (x.list_key = '' or m.lists @> array[x.list_key])
+                and not exists (select 1 from syncd.journal j
+                                 where j.destination_id = m.destination_id
+                                   and j.contact_id = m.contact_id
+                                   and j.left_lists @> array[x.list_key])) as gone
   from syncd.mirror m
  where m.destination_id = $1::int and m.contact_id = any($2::text[])
    and m.state in ('here', 'adopted') and m.subscribed

@@ -19,9 +19,10 @@ update syncd.journal j
        sent_lists = case when j.doubtful then j.sent_lists || u.lists::text[]
                          else u.lists::text[] end,
        silenced = u.silences or (j.doubtful and j.silenced),
+       left_lists = j.left_lists || u.left_lists::text[],
        waits_for = null, waits_since = null
-  from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::boolean[])
-       u (contact_id, digest, email, lists, silences)
+  from unnest($2::text[], $3::uuid[], $4::text[], $5::text[], $6::boolean[], $7::text[])
+       u (contact_id, digest, email, lists, silences, left_lists)
  where j.destination_id = $1::int and j.contact_id = u.contact_id;
 
 -- name: drop
@@ -174,15 +175,18 @@ select u.contact_id
 
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
--- and the lists that the tries may have left it in: the journal may forget them with the doubt.
+-- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
+-- field ($7, each with an empty value) may have been filled by them, and must be cleared if need be.
 insert into syncd.mirror as m
-       (destination_id, contact_id, email, subscribed, digest, state, remote, lists)
-select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[]
+       (destination_id, contact_id, email, subscribed, digest, state, remote, lists, fields)
+select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[],
+       $7::jsonb
   from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
        u (contact_id, email, subscribed, remote, lists)
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
    set remote = excluded.remote, digest = null, lists = excluded.lists,
+       fields = excluded.fields || jsonb_strip_nulls(m.fields),
        state = case when m.state = 'absent' then 'here' else m.state end;
 
 -- name: off_meanwhile

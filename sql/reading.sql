@@ -312,7 +312,7 @@ select scanned_at is not null from syncd.feed where destination_id = $1::int;
 -- name: answer
 -- Contacts whose lists have been scanned since they began to wait are due, and in doubt no more:
 -- they were met, and their ids are written down, or two whole scans in a row have missed them. Who
--- should be there and is not stays until that is judged (`syncd.absence`).
+-- should be there (no lost request was to take it away) and is not stays until that is judged (`syncd.absence`).
 with latest as materialized (
     select distinct on (s.list_key) s.list_key, s.id, s.finished_at,
            (s.counts ->> 'seen')::bigint = 0 and (s.counts ->> 'expected')::bigint > 1 as suspect
@@ -321,15 +321,18 @@ with latest as materialized (
        and s.error is null
      order by s.list_key, s.id desc
 ), rows as materialized (
-    select j.contact_id, j.waits_for, j.waits_since from syncd.journal j
+    select j.contact_id, j.waits_for, j.waits_since, j.left_lists from syncd.journal j
      where j.destination_id = $1::int and j.waits_for is not null and j.state <> 'sent'
      order by j.contact_id
        for no key update
 ), answered as materialized (
-    select r.contact_id, w.list_key
+    select r.contact_id, w.list_key, x.contact_id is not null as missing
       from rows r
      cross join unnest(r.waits_for) w (list_key)
       left join latest l on l.list_key = w.list_key and l.finished_at > r.waits_since
+      left join syncd.missing x
+        on x.destination_id = $1::int and x.list_key = w.list_key and x.scans >= 2
+       and x.contact_id = r.contact_id and x.scan_id = l.id
      where (w.list_key <> '' and not exists (  -- nobody is in a list that is not there
                select 1 from syncd.list_mirror k
                 where k.destination_id = $1::int and k.list_id = w.list_key
@@ -337,14 +340,17 @@ with latest as materialized (
         or exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = w.list_key
                       and s.contact_id = r.contact_id and s.scan_id = l.id)
-        or (exists (select 1 from syncd.missing x
-                     where x.destination_id = $1::int and x.list_key = w.list_key
-                       and x.contact_id = r.contact_id and x.scan_id = l.id and x.scans >= 2)
-            and not l.suspect
+        or (x.contact_id is not null and not l.suspect
             and not exists (select 1 from syncd.mirror m
                              where m.destination_id = $1::int and m.contact_id = r.contact_id
                                and m.state in ('here', 'adopted') and m.subscribed
+                               and not w.list_key = any(coalesce(r.left_lists, '{}'))
                                and (w.list_key = '' or m.lists @> array[w.list_key])))
+), left_it as (  -- it was to leave it, or to be silenced, and that did arrive
+    update syncd.mirror m set lists = array_remove(m.lists, a.list_key)
+      from answered a
+     where m.destination_id = $1::int and m.contact_id = a.contact_id and a.missing
+       and m.lists @> array[a.list_key]
 ), left_over as (
     select r.contact_id,
            array(select w from unnest(r.waits_for) w

@@ -325,7 +325,10 @@ class Journal:
         that they may be in: (contact, address, subscribed, remote, lists)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
-            await self.pool.execute(sql.journal.remember_remote, self.destination_id, *columns)
+            unknown = orjson.dumps({one.name: "" for one in self.compare.desired.fields}).decode()
+            await self.pool.execute(
+                sql.journal.remember_remote, self.destination_id, *columns, unknown
+            )
 
     async def mailable(self, ids: Sequence[str]) -> set[str]:
         """Which of these the source and every opt-out noted by now still let us mail."""
@@ -363,7 +366,11 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
 def _intent(entry: Entry) -> tuple[Any, ...]:
     silences = entry.change.want is None or not entry.change.want.subscribed
     lists = array_literal(entry.lists)
-    return entry.contact_id, entry.digest, entry.email or None, lists, silences
+    was = entry.change.was
+    left = () if was is None else [o for o in was.lists if silences or o not in entry.lists]
+    return (
+        entry.contact_id, entry.digest, entry.email or None, lists, silences, array_literal(left),
+    )  # fmt: skip
 
 
 def _doubt(one: Settled) -> bool:

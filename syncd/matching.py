@@ -74,16 +74,12 @@ class Matched:
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """Matches the pages of one scan. list_key: our id of the list; '' for the whole account.
-
-    adopting: nobody has read the list before, so whoever is in it is found, not put there.
-    """
+    """Matches the pages of one scan. list_key: our id of the list; '' for the whole account."""
 
     list_key: str
     remote_list: str | None
     remembered: Remembered
     source_lists: Mapping[str, str]  # remote list id → ours
-    adopting: bool = False
 
     def match(self, records: Sequence[Seen], known: Known) -> Matched:
         done = Matched()
@@ -165,9 +161,10 @@ class Matcher:
         if self.list_key and not row.subscribed and row.settled and seen.subscribed is not False:
             done.news.add(row.contact_id)  # silenced, and in the list all the same
             return Written(*row[:3], remote, lists, True, True)
-        if self.adopting and lists != sorted(row.lists):
+        stray = row.subscribed and row.settled and lists != sorted(row.lists)
+        if stray and row.state == "here" and tried is None:  # in a list that we did not put it in
             done.news.add(row.contact_id)
-            return Written(*row[:2], "adopted", remote, lists, row.subscribed, True)
+            return Written(*row[:2], "adopted", remote, lists, True, True)
         if row.state == "adopted" or tried is not None:
             return Written(*row[:3], remote, lists, row.subscribed, tried is not None)
         if row.subscribed and row.settled:

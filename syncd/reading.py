@@ -153,12 +153,12 @@ class Reading:
             at_once = first or row["begun"] or row["urgent"] or key in fresh
             if not at_once and not await drain.is_over(key):
                 continue
-            if (scan := await self._begin(row, keys, key in fresh)) is not None:
+            if (scan := await self._begin(row, keys)) is not None:
                 await self._run(scan)
                 return True
         return False
 
-    async def _begin(self, row: Row, keys: Mapping[str, str | None], adopting: bool) -> Scan | None:
+    async def _begin(self, row: Row, keys: Mapping[str, str | None]) -> Scan | None:
         key, remote = row["list_key"], keys[row["list_key"]]
 
         async def work(connection: Connection) -> Row | None:
@@ -172,7 +172,7 @@ class Reading:
             return None
         cursor = None if begun["cursor"] is None else orjson.loads(begun["cursor"])
         ours = {there: ours for ours, there in self.lists.known.items()}
-        matcher = Matcher(key, remote, self.adapter.remembered, ours, adopting)
+        matcher = Matcher(key, remote, self.adapter.remembered, ours)
         return Scan(begun["id"], begun["begun_at"], cursor, matcher)
 
     async def _run(self, scan: Scan) -> None:

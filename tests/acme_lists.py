@@ -20,6 +20,7 @@ from aiohttp import web
 from support import World, add_destination
 
 from syncd.db import Pool
+from syncd.errors import Ambiguous, Transient
 from syncd.model import (
     Answer,
     Applied,
@@ -67,6 +68,7 @@ class Shelves:
     faults: deque[Fault] = field(default_factory=deque)  # of writes
     page_faults: deque[Fault | None] = field(default_factory=deque)  # of pages
     empty: set[str] = field(default_factory=set)  # lists that answer as if nobody were in them
+    guards_reading: bool = True  # nobody may write to a list of which not all pages were asked for
     reading: set[str] = field(default_factory=set)
     ghosts: set[str] = field(default_factory=set)  # who is shown, and cannot be edited
     noes: set[str] = field(default_factory=set)  # who is shown, as unsubscribed
@@ -122,11 +124,11 @@ class Shelves:
         if request.method == "GET":
             return await self._get(request, parts)
         fault = self.faults.popleft() if self.faults else None
-        if isinstance(fault, int):
+        if isinstance(fault, int) and fault:  # 0: this one goes well
             return web.Response(status=fault)
         if fault == "cut":
             return _cut(request)
-        if len(parts) > 1 and parts[1] in self.reading and len(parts) > 2:
+        if self.guards_reading and len(parts) > 2 and parts[1] in self.reading:
             self.breaches.append(f"{request.method} {request.path} while the list is being read")
         answer = self._write(request.method, parts, said)
         return _cut(request) if fault == "lost" else answer
@@ -213,9 +215,11 @@ class Reader(Adapter):
     """Edits and removals need an id, which only a scan tells."""
 
     TRAITS: ClassVar[Traits] = Traits(
-        batch=10, meters={"upload": Meter()}, key="remote id", can=LISTS, needs_list=True,
+        batch=1, meters={"upload": Meter()}, key="remote id", can=LISTS, needs_list=True,
         default_fields={"first": "first_name"},
     )  # fmt: skip
+
+    written: int = 0  # writes that were acknowledged
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> Any:
@@ -226,7 +230,9 @@ class Reader(Adapter):
     async def _send(self, method: str, target: str, said: Any = None) -> Answer:
         body = b"" if said is None else orjson.dumps(said)
         repeatable = method != "POST" or target.count("/") == 4
-        return await self._wire.send(Request(method, target, body, repeatable=repeatable))
+        answer = await self._wire.send(Request(method, target, body, repeatable=repeatable))
+        self.written += method != "GET"
+        return answer
 
     # Lists
 
@@ -246,11 +252,18 @@ class Reader(Adapter):
     # Contacts
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
-        return [await self._one(one) for one in changes]
+        (change,) = changes
+        before = self.written
+        try:
+            return [await self._one(change)]
+        except Transient as error:  # what the change has begun is not undone by what fails later
+            if self.written > before:
+                raise Ambiguous(error.reason, status=error.status) from None
+            raise
 
     async def _one(self, change: Change) -> Outcome:
         ids = dict((change.remote or {}).get("ids", {}))
-        was = change.was.lists if change.was is not None else {}
+        was = change.was.lists if change.was is not None and change.was.subscribed else {}
         want = change.want.lists if change.want is not None and change.want.subscribed else {}
         for ours, there in was.items():
             if there not in ids:
@@ -262,12 +275,14 @@ class Reader(Adapter):
             return Applied({"ids": ids})
         said = {"email": change.want.email, "fields": dict(change.want.fields)}
         for ours, there in want.items():
-            if there not in ids:
+            if ours in was:
+                target = f"/lists/{there}/members/{ids[there]}"
+                if (await self._send("POST", target, said)).status == 404:
+                    return Waits(ours)
+        for ours, there in want.items():
+            if ours not in was:
+                ids.pop(there, None)
                 await self._send("POST", f"/lists/{there}/members", said)
-                continue
-            answer = await self._send("POST", f"/lists/{there}/members/{ids[there]}", said)
-            if answer.status == 404:
-                return Waits(ours)
         return Applied({"ids": ids})
 
     # Reading

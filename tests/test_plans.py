@@ -125,6 +125,25 @@ async def test_no_statement_of_a_pass_or_a_claim_reads_a_table_from_end_to_end(
     assert {name: one for name, one in found.items() if one} == {}
 
 
+async def test_a_window_that_is_in_flight_reads_no_table_from_end_to_end(
+    big: asyncpg.Connection,
+) -> None:
+    """Five thousand staged, from the statement that stages them to their settlement."""
+    compare = await compare_of(big, None)
+    key = "c100000", "c104999", False
+    await big.execute("delete from syncd.mirror where contact_id between 'c100000' and 'c104999'")
+    await big.execute("delete from syncd.journal where contact_id between 'c100000' and 'c104999'")
+    assert await scanned(big, compare.staging, *key, 7, False, None) == set()
+    assert await big.fetchval("select count(*) from syncd.staged") == 5000
+    for name, args in (
+        ("contested", (1, 7)),
+        ("fill", (1, 7, [])),
+        ("beside", (1, 7)),
+        ("settle", (1, 7, [])),
+    ):
+        assert await scanned(big, getattr(sql.window, name), *args) == set(), name
+
+
 CLAIM = """
 select c.ctid from syncd.journal c
  where c.destination_id = 1 and c.lane = 1::smallint and c.state = 'due'

@@ -538,6 +538,20 @@ async def test_who_said_no_there_is_not_added_to_a_further_list(box: Handle) -> 
     assert box.snapshot()["resubscribed"] == []
 
 
+async def test_a_further_list_waits_for_an_id_to_look_with(box: Handle) -> None:
+    async with adapter(box) as red:
+        first = person("a@x.org", "news")
+        outcome = await pushed(red, put(first))
+        assert isinstance(outcome, Applied)
+        box.act("unsubscribe", email="a@x.org")
+        missed = {**(outcome.remote or {}), "ids": {N: None}}
+        for then in (person("a@x.org", "news", "cust"), person("a@x.org", "cust")):
+            for remote in (outcome.remote, missed):
+                assert await pushed(red, put(then, first, remote=remote)) == Waits("news")
+
+    assert not box.state.mailable("a@x.org")
+
+
 async def test_missed_by_a_whole_scan_is_left_to_the_core(box: Handle) -> None:
     remote = {"ids": {N: None}, "lists": {"news": N}}
     first, then = person("a@x.org", "news"), person("a@x.org", "news", city="Oslo")

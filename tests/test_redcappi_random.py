@@ -64,6 +64,7 @@ class Row:
     lacking: tuple[str, ...] = ()
     vanished: str = ""
     missed: dict[str, int] = field(default_factory=dict)
+    said_no: bool = False  # in the dashboard, and nobody told us
 
     @property
     def is_due(self) -> bool:
@@ -117,6 +118,10 @@ class Row:
             self.missed.pop(list_id, None)
         elif ids.get(list_id) is None:
             ids = {**ids, list_id: None}
+            if list_id in (self.remote or {}).get("lists", {}).values() and not self.doubtful:
+                self.missed[list_id] = self.missed.get(list_id, 0) + 1
+                if self.missed[list_id] > 1:
+                    self.vanished = f"two scans of {list_id}"
         else:
             self.missed[list_id] = self.missed.get(list_id, 0) + 1
             if list_id in self.leaving:  # a delete of ours was lost: its absence is no news
@@ -175,12 +180,26 @@ def wish(lot: random.Random, name: str, version: int) -> Person | None:
     return Person(email, {"city": f"City {version}"}, lists, lot.random() < 0.85)
 
 
+def noes(lot: random.Random, box: Handle, rows: dict[str, Row]) -> None:
+    """Somebody unsubscribes there; the source goes on wanting them, in other lists perhaps."""
+    for row in rows.values():
+        if row.said_no and not row.vanished and row.want is not None:
+            lists = {one: LISTS[one] for one in LISTS if lot.random() < 0.7} or {"news": "101"}
+            row.want = Person(row.want.email, {"city": "again"}, lists, True)
+        elif row.was != row.want or row.want is None or lot.random() > 0.15:
+            continue
+        elif box.state.mailable(row.want.email):
+            box.act("unsubscribe", email=row.want.email)
+            row.said_no = True
+
+
 def judge(box: Handle, rows: dict[str, Row]) -> None:
     """Everybody is where they should be, as they should be, and nowhere else."""
     state = box.snapshot()
     assert (state["violations"], state["duplicates"], state["repeated_adds"]) == ([], [], [])
+    assert state["resubscribed"] == []
     for name, row in rows.items():
-        if row.vanished:
+        if row.vanished or row.said_no:
             continue
         there = [one for one in state["profiles"].values() if one["email"].startswith(f"{name}.")]
         lists = sorted(n for one in there for n in one["lists"])
@@ -208,12 +227,15 @@ async def test_it_converges_whatever_is_unknown_and_whatever_fails(seed: int) ->
                 rates = {one: lot.choice([0, 0.01, 0.04]) for one in FAULTS}
                 box.set_faults(seed=seed * 10 + version, **rates)
                 for name, row in rows.items():
-                    if not row.vanished and lot.random() < 0.8:
+                    if not (row.vanished or row.said_no) and lot.random() < 0.8:
                         row.want = wish(lot, name, version)
+                if version:
+                    noes(lot, box, rows)
                 await converge(red, rows)
                 judge(box, rows)
             doubles = box.state.limits.repeated_add == "double"  # then no other record is touched
             truth = "list" if doubles else box.state.limits.delete_scope
             assert red.findings.get("delete_scope") in (None, truth)
-            lost = [row.vanished for row in rows.values() if row.vanished not in ("", "refused")]
+            told = [row.vanished for row in rows.values() if not row.said_no]
+            lost = [one for one in told if one not in ("", "refused")]
             assert not lost or truth == "account", lost

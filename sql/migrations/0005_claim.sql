@@ -16,7 +16,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     moment timestamptz := clock_timestamp();  -- not volatile: an index can be asked for it
     number bigint;
-    share int := greatest(1, p_batch / 8);
+    lanes smallint[];
     left_over int := p_batch;
     cap int;
     step record;
@@ -40,10 +40,19 @@ begin
         returning j.*;
         return;
     end if;
+    lanes := array(  -- mostly one
+        select l.lane from (values (0::smallint), (1::smallint), (2::smallint), (3::smallint)) l (lane)
+         where (select c.lane from syncd.journal c
+                 where c.destination_id = p_destination and c.lane = l.lane and c.state = 'due'
+                   and c.due_at <= moment and c.batch_cap is null and c.receipt is null
+                 order by c.due_at, c.contact_id limit 1) is not null
+         order by l.lane);
     for step in
-        select * from (values (3::smallint, share), (2::smallint, share), (1::smallint, share),
-                              (0::smallint, p_batch), (1::smallint, p_batch),
-                              (2::smallint, p_batch), (3::smallint, p_batch)) s (lane, most)
+        select s.lane, s.most
+          from (select l, greatest(1, p_batch / 8), 1, -l from unnest(lanes[2:]) l
+                union all
+                select l, p_batch, 2, l from unnest(lanes) l) s (lane, most, round, place)
+         order by s.round, s.place
     loop
         exit when left_over <= 0;
         return query

@@ -35,10 +35,13 @@ alter table syncd.journal
     add column waits_for text[],
     add column waits_since timestamptz,
     add column waited int not null default 0,
+    add column left_lists text[],
     add check ((waits_for is null) = (waits_since is null));
 create index journal_waits on syncd.journal (destination_id) where waits_for is not null;
 create index journal_doubtful on syncd.journal (destination_id, email) where doubtful;
 comment on column syncd.journal.waits_for is 'lists that must be scanned before it can be sent';
+comment on column syncd.journal.left_lists is
+    'lists that a try since the last acknowledged one was to leave: missing there is no news';
 comment on column syncd.journal.waited is 'scans waited for that were no answer to a lost request';
 
 alter table syncd.feed add column scanned_at timestamptz;

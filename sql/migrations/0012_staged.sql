@@ -7,7 +7,7 @@ create unlogged table syncd.staged (
     destination_id int not null,
     claim bigint not null,
     contact_id text collate "C" not null,
-    email text collate "C" not null,
+    email text not null,
     fields jsonb not null,
     lists text[] not null,
     remote jsonb,

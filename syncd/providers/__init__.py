@@ -190,8 +190,7 @@ class Scans(Protocol):
     ) -> Mapping[str, Any]:
         """What `Change.remote` is to say of a contact that was seen there. Pure.
 
-        The same as *remote* where that says so already: so a contact is known by its record. Whose
-        record is known in a wanted list is edited there, never added.
+        The same as *remote* where that says so already: so a contact is known by its record.
         """
         ...
 

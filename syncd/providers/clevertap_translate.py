@@ -176,7 +176,9 @@ def _put(draft: Draft, rules: Rules) -> None:
 
 def _silences(change: Change, want: Person) -> bool:
     """Whether this change says the person's no. The address mark is per address: repeated
-    where the address changed."""
+    where the address changed. The old address keeps its mark: to take it off would be a
+    Resubscribe that nobody has consented to (3.5: the mark cannot be read, and may be older than
+    ours). Whoever gets that address later is not mailed until a resubscription of its own."""
     was = change.was
     return not want.subscribed and (
         was is None or was.subscribed or change.doubtful or was.email.lower() != want.email.lower()

@@ -178,6 +178,9 @@ def _placed(plan: Plan, want: Person, same: bool) -> Plan | Outcome:
         if one in plan.missed:
             plan.held.pop(one, None)
     plan.looks = _looks(plan, stays, ends)
+    known = (*stays, *ends)
+    if plan.joins and known and not (plan.edits or plan.looks or plan.returns):
+        return Waits(plan.source(known[0]))  # without an id nobody can look whether it is there
     if not plan.returns:
         plan.held |= {one: wanted[one] for one in stays}
     return plan

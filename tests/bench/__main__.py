@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 SMALL = 100_000
 EMPTY = """
 truncate syncd.mirror, syncd.journal, syncd.delivery, syncd.change, syncd.sharer, syncd.tally,
-         syncd.intent, syncd.run;
+         syncd.intent, syncd.run, syncd.staged;
 delete from syncd.plan;
 update syncd.feed set position = null, owes_full = true, here = 0, generation = null"""
 

@@ -37,7 +37,6 @@ from syncd.model import (
     Notice,
     OptedOut,
     Outcome,
-    Person,
     Postponed,
     Rejected,
     Request,
@@ -524,7 +523,7 @@ class Fuzz:
             "contact": one.contact_id,
             "verb": one.verb.value,
             "email": want.email.lower() if want else None,
-            "old": self._old(was),
+            "old": self._old(one),
             "remote": remote.get("id"),
             "fields": dict(want.fields) if want else None,
             "add": sorted(want.lists) if want else [],
@@ -532,9 +531,11 @@ class Fuzz:
             "subscribed": subscribed,
         }
 
-    def _old(self, was: Person | None) -> str | None:
-        """The address that a change leaves; one that was only tried is no concern by id."""
-        tried = was is not None and not was.fields
+    def _old(self, one: Change) -> str | None:
+        """The address that a change leaves; one that was only tried is no concern by id. (Of a
+        record that a look-up found no fields are known either; but its id is.)"""
+        was = one.was
+        tried = was is not None and not was.fields and not one.remote
         if was is None or not was.email or (tried and self.traits.key != "address"):
             return None
         return was.email.lower()

@@ -183,6 +183,28 @@ async def test_a_remote_id_found_in_doubt_outlives_the_refusal_that_follows(pool
         assert w.acme.mailed() == {"ann@x.test": "C"}
 
 
+async def test_fields_that_a_lost_create_has_filled_are_known_to_be_there(pool: Pool) -> None:
+    """6: created without an answer, gone, found and withdrawn; who comes back has fewer fields."""
+    fields = '{"first": "first_name", "town": "city"}'
+    async with world(pool, REMOTE, FIND, fields=fields) as w:
+        await put(pool, "ann")
+        await pool.execute("update syncd.contact set city = 'Rome'")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await gone(pool, "ann")
+        await w.hand.drain()
+        assert (await w.hand.mirror())["ann"]["state"] == "withdrawn"
+        await put(pool, "ann")
+        await w.hand.plan()
+        claim = await w.hand.claim()
+
+        was = claim.entries[0].change.was
+        assert was is not None
+        assert was.fields == {"first": "", "town": ""}, "an adapter clears what is not wanted"
+        await w.hand.carry(claim)
+
+
 async def test_a_removal_without_an_answer_is_repeated_though_it_is_planned_anew(
     pool: Pool,
 ) -> None:
