@@ -185,3 +185,18 @@ async def test_lists_where_they_are_switched_on(pool: Any, database: str, sandbo
     assert there(sandbox)["p2@x.example"]["mailable"] is False
     assert there(sandbox)["p4@x.example"]["lists"] == []
     assert {one["name"] for one in sandbox.snapshot()["lists"].values()} == {"News", "VIP"}
+
+    sandbox.act("delete", email="p6@x.example")
+    _, vip = sandbox.snapshot()["lists"]
+    sandbox.act("join", email="p8@x.example", list=vip)
+    sandbox.act("unsubscribe", email="p12@x.example")
+    for _ in range(2):
+        read = await syncd("scan", NAME, env=environment(database, **secret(sandbox, NAME)))
+        assert read.code == 0, read.err
+    code, told, said = await backfilled(database, sandbox)
+    assert (code, told["in_step"]) == (0, True), said
+    kinds = await pool.fetch("select contact_id, kind from syncd.opt_out order by 1")
+    assert [tuple(row) for row in kinds] == [("c00006", "vanished"), ("c00012", "unsubscribed")]
+    assert there(sandbox)["p8@x.example"]["lists"] == ["News"]
+    assert there(sandbox)["p12@x.example"]["mailable"] is False
+    assert "p6@x.example" not in there(sandbox)
