@@ -92,7 +92,7 @@ class Lists:
         return errors
 
     async def any_due(self) -> bool:
-        """Whether one is to be made, renamed, removed: a failure has passed, or a person said so."""
+        """Whether one is to be made, renamed or removed: after a failure, or for a person."""
         return bool(self._can & Can.LISTS) and bool(
             await self.pool.fetchval(sql.lists.any_due, self._me)
         )

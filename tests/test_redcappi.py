@@ -201,6 +201,13 @@ def drop(verb: Verb, was: Person, remote: Any = None, **more: Any) -> Change:
 
 
 async def pushed(red: RedCappi, change: Change) -> Outcome:
+    ids = (change.remote or {}).get("ids", {})
+    if None in ids.values():  # two whole scans did not see it there
+        told = {**(change.want.lists if change.want else {})}
+        told |= change.was.lists if change.was else {}
+        missed = [ours for ours, there in told.items() if ids.get(there, "") is None]
+        known = {there: number for there, number in ids.items() if number is not None}
+        change = change._replace(remote={**(change.remote or {}), "ids": known}, missed=missed)
     (outcome,) = await red.push([change])
     return outcome
 
