@@ -224,6 +224,7 @@ class Can(Flag):
     JOBS = auto()  # bulk jobs that are polled
     SEES_GONE = auto()  # a vanished contact can be told from one never there
     LEARNS = auto()  # finds out about the account while it works
+    FIELDS = auto()  # which fields the account has can be looked up
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -239,6 +240,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.JOBS: "resume",
     Can.SEES_GONE: "find",
     Can.LEARNS: "found_out",
+    Can.FIELDS: "check_fields",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 

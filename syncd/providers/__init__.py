@@ -7,7 +7,7 @@ type of the wire, nothing else of syncd: it cannot reach the database or another
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
@@ -72,6 +72,25 @@ class KeyColumn(NamedTuple):
     column: str
 
 
+class Exchange(NamedTuple):
+    """How a credential is exchanged for a pass: sent to `base`, unsigned, at most now and then.
+
+    read: what the answer says: the key that `sign` and `sign_target` are given in place of the
+    credential (a model, whose texts are as secret), and for how many seconds it is good.
+    """
+
+    base: str
+    request: Request
+    read: Callable[[Answer], tuple[Any, float]]
+
+
+class Pass(NamedTuple):
+    """A key got for a credential, and until when (by the monotonic clock) it is used."""
+
+    key: Any
+    until: float
+
+
 class Provider(Protocol):
     """What every adapter has; the rest is declared in `traits.can`."""
 
@@ -124,6 +143,33 @@ class Provider(Protocol):
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Apply at most `traits.batch` changes; one Outcome each, in the same order."""
+        ...
+
+
+class SignsAddresses(Protocol):
+    """An adapter whose credential travels in the address."""
+
+    @classmethod
+    def sign_target(cls, credential: Any, request: Request) -> str:
+        """The target as it is sent. Pure; nothing but the wire ever sees the answer."""
+        ...
+
+
+class ExchangesCredentials(Protocol):
+    """An adapter whose requests may be signed by a pass that is got for the credential.
+
+    The wire keeps the pass, and gets another when it has run out, or is refused: once a request.
+    """
+
+    @classmethod
+    def exchange(cls, options: Any, credential: Any) -> Exchange | None:
+        """What to ask, and of whom; None: the credential itself signs."""
+        ...
+
+
+class LooksUpFields(Protocol):
+    async def check_fields(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Whether the account has these fields; part of `check`."""
         ...
 
 
