@@ -22,7 +22,7 @@ from syncd.errors import ConfigError
 from syncd.flow import Flow
 from syncd.journal import Journal
 from syncd.lists import Lists
-from syncd.model import Can, Meter
+from syncd.model import Can, Meter, Traits
 from syncd.plan import Bounds, Planner
 from syncd.providers import Options, Provider, provider
 from syncd.push import Push
@@ -244,7 +244,9 @@ async def assemble(
             destination, adapter, kind, options, held, scope, desired, planner, out, permits,
             limits, None,
             await list_ids(
-                pool, destination.id, bool(kind.traits.can & Can.SCAN) and kind.traits.scans_lists
+                pool,
+                destination.id,
+                bool(adapter.traits.can & Can.SCAN) and adapter.traits.scans_lists,
             ),
         )  # fmt: skip
         if worker is not None:
@@ -257,7 +259,8 @@ async def assemble(
 
 
 def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[str, Meter]) -> Flow:
-    pool, destination, can = made.planner.pool, made.destination, made.provider.traits.can
+    pool, destination = made.planner.pool, made.destination
+    traits: Traits = made.adapter.traits  # of this account, where they differ
     compare: Compare = made.planner.compare
     journal = Journal(
         pool,
@@ -281,13 +284,13 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
     most = next(iter(limits.values())).in_flight or 16
     rules = Rules(
         destination.when_gone,
-        made.provider.traits,
+        traits,
         made.desired.fields,
         made.list_ids.get,
-        bool(can & Can.FIND),
-        bool(can & Can.LISTS),
+        bool(traits.can & Can.FIND),
+        bool(traits.can & Can.LISTS),
         name,
-        left_ids=lists.known.get if can & Can.LISTS else None,
+        left_ids=lists.known.get if traits.can & Can.LISTS else None,
     )
     return Flow(
         destination,

@@ -91,8 +91,28 @@ class Pass(NamedTuple):
     until: float
 
 
+def of_account(most: Traits) -> Any:
+    """`traits` of an adapter whose accounts differ: of the class, the most that there is; of an
+    adapter, what its `traits_here(most)` leaves in this account, as far as that is known by now."""
+    return _OfAccount(most)
+
+
+class _OfAccount:
+    """Any to the type checker, for which a class variable is the same wherever it is read."""
+
+    def __init__(self, most: Traits) -> None:
+        self._most = most
+
+    def __get__(self, adapter: Any, kind: type[Any]) -> Traits:
+        here: Traits = self._most if adapter is None else adapter.traits_here(self._most)
+        return here
+
+
 class Provider(Protocol):
-    """What every adapter has; the rest is declared in `traits.can`."""
+    """What every adapter has; the rest is declared in `traits.can`.
+
+    `traits` of the class says what the provider can at most, of an adapter what this account can.
+    """
 
     name: ClassVar[str]
     options_model: ClassVar[type[Options]]
