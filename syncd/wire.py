@@ -6,6 +6,7 @@ journal repeats: nothing here, and nothing below it, sends a request twice.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,12 +25,13 @@ from syncd.errors import (
     Ambiguous,
     ConfigError,
     Misconfigured,
+    OverQuota,
     ProviderError,
     Transient,
     Unintelligible,
 )
 from syncd.model import Answer, Request
-from syncd.providers import Provider
+from syncd.providers import Completes, Handshakes, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
 from syncd.verdict import by_status, only_reads, retry_after
 
@@ -74,6 +76,10 @@ class HttpWire:
         self._timeout, self._cap, self._connections = timeout, cap, connections
         self._base = URL()
         self._session: aiohttp.ClientSession | None = None
+        self._signer: Signer | None = None
+        if isinstance(provider, Handshakes):
+            self._signer = provider.signer()
+        self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -106,14 +112,58 @@ class HttpWire:
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
-        if not _TARGET.fullmatch(request.target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        sent = replace(request, target=self._prefix + request.target)
-        async with self._permits.permit(request.meter):
-            answer = await self._exchanged(sent)
+        sent = self._completed(request)
+        if self._signer is None:
+            async with self._permits.permit(request.meter):
+                answer = await self._exchanged(sent)
+        else:
+            answer = await self._answered_challenge(self._signer, sent)
         if (fault := self._fault(request, answer)) is not None:
+            await self._hold_off(request, fault)
             raise fault
         return answer
+
+    def _completed(self, request: Request) -> Request:
+        """With all that only the credential and the base address know."""
+        if not _TARGET.fullmatch(request.target):
+            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        if isinstance(self._provider, Completes):
+            request = self._provider.complete(self._credential(), request)
+        return replace(request, target=self._prefix + request.target)
+
+    async def _answered_challenge(self, signer: Signer, request: Request) -> Answer:
+        """Sign what the host challenges with. A challenged request was not applied: the second
+        sending is the handshake's, not a repeat."""
+        async with self._opening:
+            if (opening := signer.opening()) is not None:
+                await self._open(signer, opening)
+        signature, answer = await self._signed_by(signer, request)
+        if signer.renewed(signature, answer):
+            signature, answer = await self._signed_by(signer, request)
+            signer.renewed(signature, answer)
+        return answer
+
+    async def _open(self, signer: Signer, opening: Request) -> None:
+        async with self._permits.permit(opening.meter):
+            answer = await self._exchanged(self._completed(opening))
+        if not signer.opened(answer):
+            fault = self._fault(opening, answer)
+            said = f"{_name(opening)} answered {answer.status} instead of a challenge"
+            raise fault or Unintelligible(said, status=answer.status)
+
+    async def _signed_by(
+        self, signer: Signer, request: Request
+    ) -> tuple[Mapping[str, str], Answer]:
+        async with self._permits.permit(request.meter):
+            signature = signer.sign(self._credential(), request)
+            signed = replace(request, headers={**request.headers, **signature})
+            return signature, await self._exchanged(signed)
+
+    async def _hold_off(self, request: Request, fault: ProviderError) -> None:
+        """A quota is the account's: whoever shares it waits, where the permits can tell them."""
+        hold_off = getattr(self._permits, "hold_off", None)
+        if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
+            await hold_off(request.meter, fault.after)
 
     async def _exchanged(self, request: Request) -> Answer:
         """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
