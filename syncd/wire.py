@@ -26,13 +26,14 @@ from syncd.errors import (
     Ambiguous,
     ConfigError,
     Misconfigured,
+    OverQuota,
     ProviderError,
     Refused,
     Transient,
     Unintelligible,
 )
 from syncd.model import Answer, Request
-from syncd.providers import Exchange, Pass, Provider
+from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
 from syncd.verdict import by_status, only_reads, retry_after
 
@@ -79,6 +80,10 @@ class HttpWire:
         self._session: aiohttp.ClientSession | None = None
         self._pass: tuple[Any, Pass] | None = None  # and the credential that it was given for
         self._passing = asyncio.Lock()
+        self._signer: Signer | None = None
+        if isinstance(provider, Handshakes):
+            self._signer = provider.signer()
+        self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -111,9 +116,7 @@ class HttpWire:
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
-        if not _TARGET.fullmatch(request.target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        sent = replace(request, target=self._prefix + request.target)
+        sent = self._completed(request)
         key, is_old = await self._key(request.meter)
         answer, fault = await self._tried(request, sent, key)
         if isinstance(fault, Refused) and is_old:  # a pass may end early; nothing was done
@@ -121,15 +124,19 @@ class HttpWire:
             key, _ = await self._key(request.meter)
             answer, fault = await self._tried(request, sent, key)
         if fault is not None:
+            await self._hold_off(request, fault)
             raise fault
         return answer
 
     async def _tried(
         self, request: Request, sent: Request, key: Any
     ) -> tuple[Answer, ProviderError | None]:
-        url = self._address(sent, key)
-        async with self._permits.permit(request.meter):
-            answer = await self._exchanged(sent, url, key)
+        if self._signer is not None:
+            answer = await self._answered_challenge(self._signer, sent, key)
+        else:
+            url = self._address(sent, key)
+            async with self._permits.permit(request.meter):
+                answer = await self._exchanged(sent, url, key)
         return answer, self._fault(request, answer, key)
 
     def _address(self, request: Request, key: Any) -> URL:
@@ -167,6 +174,49 @@ class HttpWire:
             raise fault
         key, seconds = asks.read(answer)
         return Pass(key, time.monotonic() + seconds)
+
+    def _completed(self, request: Request) -> Request:
+        """With all that only the credential and the base address know."""
+        if not _TARGET.fullmatch(request.target):
+            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        if isinstance(self._provider, Completes):
+            request = self._provider.complete(self._credential(), request)
+        return replace(request, target=self._prefix + request.target)
+
+    async def _answered_challenge(self, signer: Signer, request: Request, key: Any) -> Answer:
+        """Sign what the host challenges with. A challenged request was not applied: the second
+        sending is the handshake's, not a repeat."""
+        async with self._opening:
+            if (opening := signer.opening()) is not None:
+                await self._open(signer, opening, key)
+        signature, answer = await self._signed_by(signer, request, key)
+        if signer.renewed(signature, answer):
+            signature, answer = await self._signed_by(signer, request, key)
+            signer.renewed(signature, answer)
+        return answer
+
+    async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
+        async with self._permits.permit(opening.meter):
+            sent = self._completed(opening)
+            answer = await self._exchanged(sent, self._address(sent, key), key)
+        if not signer.opened(answer):
+            fault = self._fault(opening, answer, key)
+            said = f"{_name(opening)} answered {answer.status} instead of a challenge"
+            raise fault or Unintelligible(said, status=answer.status)
+
+    async def _signed_by(
+        self, signer: Signer, request: Request, key: Any
+    ) -> tuple[Mapping[str, str], Answer]:
+        async with self._permits.permit(request.meter):
+            signature = signer.sign(key, request)
+            signed = replace(request, headers={**request.headers, **signature})
+            return signature, await self._exchanged(signed, self._address(signed, key), key)
+
+    async def _hold_off(self, request: Request, fault: ProviderError) -> None:
+        """A quota is the account's: whoever shares it waits, where the permits can tell them."""
+        hold_off = getattr(self._permits, "hold_off", None)
+        if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
+            await hold_off(request.meter, fault.after)
 
     async def _exchanged(self, request: Request, url: URL, key: Any) -> Answer:
         """The one round trip. Faults are raised outside `except`: causes name whole addresses."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,45 @@ class Wire(Protocol):
 
         Raises a `ProviderError` of the kind that `judge`, or else the wire's defaults, decide.
         """
+        ...
+
+
+class Signer(Protocol):
+    """Signs where the host challenges first; one for each wire, whose state it keeps."""
+
+    def opening(self) -> Request | None:
+        """A read to be sent unsigned, for its challenge; None where one is known."""
+        ...
+
+    def opened(self, answer: Answer) -> bool:
+        """Take the challenge from that answer; whether requests can be sent now."""
+        ...
+
+    def sign(self, credential: Any, request: Request) -> Mapping[str, str]:
+        """Headers for one sending of this request, exactly as it leaves."""
+        ...
+
+    def renewed(self, signature: Mapping[str, str], answer: Answer) -> bool:
+        """Take what the answer to a signed request brings; whether nothing was applied and the
+        request is to be signed and sent once more."""
+        ...
+
+
+@runtime_checkable
+class Handshakes(Protocol):
+    """An adapter whose requests are signed by a challenge, not by the credential alone."""
+
+    @classmethod
+    def signer(cls) -> Signer: ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """An adapter whose addresses hold what only the credential knows."""
+
+    @classmethod
+    def complete(cls, credential: Any, request: Request) -> Request:
+        """The request as it is to leave. Pure; neither judged nor shown in this form."""
         ...
 
 
