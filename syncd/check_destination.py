@@ -14,7 +14,7 @@ from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError, Refused
 from syncd.faults import faults_of
-from syncd.model import Finding, Meter
+from syncd.model import Can, Finding, Meter
 from syncd.providers import Provider, provider
 from syncd.schedule import parse
 from syncd.secrets import expiry
@@ -166,7 +166,10 @@ async def check_account(
     name = known.destination.name
     try:
         async with app.assembled(known.destination, everyone) as made:
-            found = [replace(f, subject=f"{name}: {f.subject}") for f in await made.adapter.check()]
+            told = [*await made.adapter.check()]
+            if made.provider.traits.can & Can.FIELDS and all(f.level != "error" for f in told):
+                told += await made.adapter.check_fields([f.name for f in made.desired.fields])
+            found = [replace(f, subject=f"{name}: {f.subject}") for f in told]
             if not any(f.level == "error" for f in found):
                 found.append(await _learned(made, probe))
     except ConfigError:

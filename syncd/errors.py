@@ -5,6 +5,7 @@ SyncdError
 ├── DatabaseUnreachable  PostgreSQL cannot be reached or is not ready   exit 69
 └── ProviderError      a whole call to a provider failed
     ├── Transient      nothing was applied: again, not before `after`
+    │   └── OverQuota  a limit of the whole account: nobody who shares it sends before `after`
     ├── Ambiguous      the request left, the answer was lost
     ├── Refused        credentials or permission: a person is needed
     ├── Misconfigured  wrong path, host or account settings: a person is needed
@@ -57,6 +58,10 @@ class ProviderError(SyncdError):
 
 class Transient(ProviderError):
     """Nothing was applied: send the same batch again, not before `after` seconds."""
+
+
+class OverQuota(Transient):
+    """A limit that all destinations of the account share: none of them sends before `after`."""
 
 
 class Ambiguous(ProviderError):

@@ -70,6 +70,7 @@ class Matched:
     rows: dict[str, Written] = field(default_factory=dict)
     news: set[str] = field(default_factory=set)  # contacts to be planned anew
     notices: list[Notice] = field(default_factory=list)
+    doubles: dict[str, str] = field(default_factory=dict)  # second records → the one that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,11 @@ class Matcher:
         tried = {one.email: one for one in known.tried.values() if one.email is not None}
         for seen in records:
             owner = self._owner(seen, known, by_email, tried)
-            if owner is None or known.met.get(owner, seen.remote_id) != seen.remote_id:
-                continue  # nobody's, or a second record of somebody
+            if owner is None:
+                continue
+            if (kept := known.met.get(owner, seen.remote_id)) != seen.remote_id:
+                done.doubles[seen.remote_id] = kept
+                continue
             known.met[owner] = seen.remote_id
             done.owners[seen.remote_id] = owner
             self._write(seen, owner, known, done)
@@ -105,6 +109,13 @@ class Matcher:
             row = None if one is None else known.mirror.get(one)
             if row is not None and (one == seen.contact_id or self._has(row, seen)):
                 return one
+        owner = self._by_address(seen, known, by_email, tried)
+        return owner if seen.contact_id in (None, owner) else None  # it says whose it is
+
+    @staticmethod
+    def _by_address(
+        seen: Seen, known: Known, by_email: Mapping[str, Mirrored], tried: Mapping[str, Tried]
+    ) -> str | None:
         email = address(seen)
         if email is None:
             return None

@@ -227,6 +227,7 @@ class Can(Flag):
     SEES_GONE = auto()  # a vanished contact can be told from one never there
     LEARNS = auto()  # finds out about the account while it works
     SORTS_DOUBT = auto()  # in doubt, repeats what does no harm and answers `Waits` for the rest
+    FIELDS = auto()  # which fields the account has can be looked up
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -243,6 +244,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.SEES_GONE: "find",
     Can.LEARNS: "found_out",
     Can.SORTS_DOUBT: "push",
+    Can.FIELDS: "check_fields",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 

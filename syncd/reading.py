@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 WAITS = 900.0  # seconds after which whoever waits for a scan that never came asks again
 ENOUGH = 10  # scans in a row that do not let a contact be sent, before a person is asked
+SHOWN = 5  # second records of a page that the log names
 TOO_OLD = 3600.0  # seconds that a scan may stand still and still be gone on with
 
 
@@ -195,6 +196,10 @@ class Reading:
             matched = await pages.write(scan, page)
             if matched.notices:
                 await self.note(matched.notices)
+            if matched.doubles:
+                some = dict(sorted(matched.doubles.items())[:SHOWN])
+                count = len(matched.doubles)
+                log.warning("contacts are there twice", records=count, second_and_kept=some)
             if page.findings:
                 await self.found_out(page.findings)
             if self.stop.is_set():

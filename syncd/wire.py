@@ -6,7 +6,9 @@ journal repeats: nothing here, and nothing below it, sends a request twice.
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -24,12 +26,14 @@ from syncd.errors import (
     Ambiguous,
     ConfigError,
     Misconfigured,
+    OverQuota,
     ProviderError,
+    Refused,
     Transient,
     Unintelligible,
 )
 from syncd.model import Answer, Request
-from syncd.providers import Provider
+from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
 from syncd.verdict import by_status, only_reads, retry_after
 
@@ -40,7 +44,7 @@ _KEEP_ALIVE = 4.0
 _LONG = 2**20  # from here on aiohttp warns of raw bytes
 _TARGET = re.compile(r"/[!\"$-~]*")  # visible ASCII without '#': anything else breaks the line
 
-_sending: ContextVar[Request] = ContextVar("syncd_request_being_sent")
+_sending: ContextVar[tuple[Request, Any]] = ContextVar("syncd_request_being_sent, and its key")
 
 
 class Permits(Protocol):
@@ -74,6 +78,12 @@ class HttpWire:
         self._timeout, self._cap, self._connections = timeout, cap, connections
         self._base = URL()
         self._session: aiohttp.ClientSession | None = None
+        self._pass: tuple[Any, Pass] | None = None  # and the credential that it was given for
+        self._passing = asyncio.Lock()
+        self._signer: Signer | None = None
+        if isinstance(provider, Handshakes):
+            self._signer = provider.signer()
+        self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -106,21 +116,113 @@ class HttpWire:
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
-        if not _TARGET.fullmatch(request.target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        sent = replace(request, target=self._prefix + request.target)
-        async with self._permits.permit(request.meter):
-            answer = await self._exchanged(sent)
-        if (fault := self._fault(request, answer)) is not None:
+        sent = self._completed(request)
+        key, is_old = await self._key(request.meter)
+        answer, fault = await self._tried(request, sent, key)
+        if isinstance(fault, Refused) and is_old:  # a pass may end early; nothing was done
+            self._pass = None
+            key, _ = await self._key(request.meter)
+            answer, fault = await self._tried(request, sent, key)
+        if fault is not None:
+            await self._hold_off(request, fault)
             raise fault
         return answer
 
-    async def _exchanged(self, request: Request) -> Answer:
+    async def _tried(
+        self, request: Request, sent: Request, key: Any
+    ) -> tuple[Answer, ProviderError | None]:
+        if self._signer is not None:
+            answer = await self._answered_challenge(self._signer, sent, key)
+        else:
+            url = self._address(sent, key)
+            async with self._permits.permit(request.meter):
+                answer = await self._exchanged(sent, url, key)
+        return answer, self._fault(request, answer, key)
+
+    def _address(self, request: Request, key: Any) -> URL:
+        """Where to, exactly as sent: a secret that travels in the address is in no other place."""
+        target = request.target
+        if (sign_target := getattr(self._provider, "sign_target", None)) is not None:
+            target = sign_target(key, request)
+            if not _TARGET.fullmatch(target):
+                raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        return URL(self._host + target, encoded=True)
+
+    async def _key(self, meter: str) -> tuple[Any, bool]:
+        """What signs requests; and whether it is a pass that an earlier request had, too."""
+        credential = self._credential()
+        exchange = getattr(self._provider, "exchange", None)
+        asks = None if exchange is None else exchange(self._options, credential)
+        if asks is None:
+            return credential, False
+        async with self._passing:
+            held = self._pass
+            if held is not None and held[0] == credential and time.monotonic() < held[1].until:
+                return held[1].key, True
+            made = await self._exchange(asks, meter)
+            self._pass = credential, made
+            return made.key, False
+
+    async def _exchange(self, asks: Exchange, meter: str) -> Pass:
+        """The credential for a pass, from the one other host that may see it."""
+        request = replace(asks.request, meter=meter, repeatable=True)
+        base = checked_base(asks.base, self._options.allow_http, "options.auth_url")
+        async with self._permits.permit(meter):
+            answer = await self._exchanged(request, base, None)
+        if fault := by_status(request, answer, "the credential was not exchanged for a pass"):
+            fault.after, fault.status = retry_after(answer.headers), answer.status
+            raise fault
+        key, seconds = asks.read(answer)
+        return Pass(key, time.monotonic() + seconds)
+
+    def _completed(self, request: Request) -> Request:
+        """With all that only the credential and the base address know."""
+        if not _TARGET.fullmatch(request.target):
+            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        if isinstance(self._provider, Completes):
+            request = self._provider.complete(self._credential(), request)
+        return replace(request, target=self._prefix + request.target)
+
+    async def _answered_challenge(self, signer: Signer, request: Request, key: Any) -> Answer:
+        """Sign what the host challenges with. A challenged request was not applied: the second
+        sending is the handshake's, not a repeat."""
+        async with self._opening:
+            if (opening := signer.opening()) is not None:
+                await self._open(signer, opening, key)
+        signature, answer = await self._signed_by(signer, request, key)
+        if signer.renewed(signature, answer):
+            signature, answer = await self._signed_by(signer, request, key)
+            signer.renewed(signature, answer)
+        return answer
+
+    async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
+        async with self._permits.permit(opening.meter):
+            sent = self._completed(opening)
+            answer = await self._exchanged(sent, self._address(sent, key), key)
+        if not signer.opened(answer):
+            fault = self._fault(opening, answer, key)
+            said = f"{_name(opening)} answered {answer.status} instead of a challenge"
+            raise fault or Unintelligible(said, status=answer.status)
+
+    async def _signed_by(
+        self, signer: Signer, request: Request, key: Any
+    ) -> tuple[Mapping[str, str], Answer]:
+        async with self._permits.permit(request.meter):
+            signature = signer.sign(key, request)
+            signed = replace(request, headers={**request.headers, **signature})
+            return signature, await self._exchanged(signed, self._address(signed, key), key)
+
+    async def _hold_off(self, request: Request, fault: ProviderError) -> None:
+        """A quota is the account's: whoever shares it waits, where the permits can tell them."""
+        hold_off = getattr(self._permits, "hold_off", None)
+        if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
+            await hold_off(request.meter, fault.after)
+
+    async def _exchanged(self, request: Request, url: URL, key: Any) -> Answer:
         """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
         if self._session is None:
             raise RuntimeError("the wire is not open")
-        token = _sending.set(request)
-        url = URL(self._host + request.target, encoded=True)
+        token = _sending.set((request, key))
         try:
             async with self._session.request(
                 request.method,
@@ -143,10 +245,12 @@ class HttpWire:
         self, outgoing: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         """Client middleware: credentials go on last, and to the configured origin only."""
+        request, key = _sending.get()
+        if key is None:  # an exchange, which carries its own
+            return await handler(outgoing)
         if outgoing.url.origin() != self._origin:
             raise Misconfigured("credentials are for the configured host only; nothing was sent")
-        signature = self._provider.sign(self._credential(), _sending.get())
-        outgoing.headers.update(signature)
+        outgoing.headers.update(self._provider.sign(key, request))
         return await handler(outgoing)
 
     async def _read(self, request: Request, response: aiohttp.ClientResponse) -> Answer:
@@ -177,12 +281,12 @@ class HttpWire:
         reason = f"{_name(request)}: {what} ({type(err).__name__})"
         return Transient(reason) if unsent or only_reads(request) else Ambiguous(reason)
 
-    def _fault(self, request: Request, answer: Answer) -> ProviderError | None:
+    def _fault(self, request: Request, answer: Answer, key: Any) -> ProviderError | None:
         """What an answer means: the provider's `judge` first, then the defaults."""
         verdict = self._provider.judge(request, answer)
         if verdict == "ok":
             return None
-        secrets = secrets_of(self._credential()) if verdict or answer.status >= 300 else ()
+        secrets = secrets_of(key) if verdict or answer.status >= 300 else ()
         fault = verdict or by_status(request, answer, excerpt(answer.body, secrets))
         if fault is None:
             return None
@@ -194,19 +298,19 @@ class HttpWire:
         return fault
 
 
-def checked_base(text: str, allow_http: bool = False) -> URL:
+def checked_base(text: str, allow_http: bool = False, name: str = "options.base_url") -> URL:
     """The base address, or ConfigError: https anywhere, http only to this very machine."""
     try:
         url = URL(text)
     except ValueError:
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError("options.base_url: not an http(s) address")
+        raise ConfigError(f"{name}: not an http(s) address")
     if url.user is not None or url.password is not None or url.query_string or url.fragment:
-        raise ConfigError("options.base_url: must not hold a user, a query or a fragment")
+        raise ConfigError(f"{name}: must not hold a user, a query or a fragment")
     if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
         raise ConfigError(
-            f"options.base_url: plain http to {url.host} would show the credentials to anybody "
+            f"{name}: plain http to {url.host} would show the credentials to anybody "
             "on the way; use https, or set allow_http"
         )
     return url

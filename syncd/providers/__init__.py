@@ -7,11 +7,11 @@ type of the wire, nothing else of syncd: it cannot reach the database or another
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -65,11 +65,69 @@ class Wire(Protocol):
         ...
 
 
+class Signer(Protocol):
+    """Signs where the host challenges first; one for each wire, whose state it keeps."""
+
+    def opening(self) -> Request | None:
+        """A read to be sent unsigned, for its challenge; None where one is known."""
+        ...
+
+    def opened(self, answer: Answer) -> bool:
+        """Take the challenge from that answer; whether requests can be sent now."""
+        ...
+
+    def sign(self, credential: Any, request: Request) -> Mapping[str, str]:
+        """Headers for one sending of this request, exactly as it leaves."""
+        ...
+
+    def renewed(self, signature: Mapping[str, str], answer: Answer) -> bool:
+        """Take what the answer to a signed request brings; whether nothing was applied and the
+        request is to be signed and sent once more."""
+        ...
+
+
+@runtime_checkable
+class Handshakes(Protocol):
+    """An adapter whose requests are signed by a challenge, not by the credential alone."""
+
+    @classmethod
+    def signer(cls) -> Signer: ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """An adapter whose addresses hold what only the credential knows."""
+
+    @classmethod
+    def complete(cls, credential: Any, request: Request) -> Request:
+        """The request as it is to leave. Pure; neither judged nor shown in this form."""
+        ...
+
+
 class KeyColumn(NamedTuple):
     """A source column that identifies contacts at the provider; `name`: what `remote` calls it."""
 
     name: str
     column: str
+
+
+class Exchange(NamedTuple):
+    """How a credential is exchanged for a pass: sent to `base`, unsigned, at most now and then.
+
+    read: what the answer says: the key that `sign` and `sign_target` are given in place of the
+    credential (a model, whose texts are as secret), and for how many seconds it is good.
+    """
+
+    base: str
+    request: Request
+    read: Callable[[Answer], tuple[Any, float]]
+
+
+class Pass(NamedTuple):
+    """A key got for a credential, and until when (by the monotonic clock) it is used."""
+
+    key: Any
+    until: float
 
 
 def of_account(most: Traits) -> Any:
@@ -144,6 +202,33 @@ class Provider(Protocol):
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Apply at most `traits.batch` changes; one Outcome each, in the same order."""
+        ...
+
+
+class SignsAddresses(Protocol):
+    """An adapter whose credential travels in the address."""
+
+    @classmethod
+    def sign_target(cls, credential: Any, request: Request) -> str:
+        """The target as it is sent. Pure; nothing but the wire ever sees the answer."""
+        ...
+
+
+class ExchangesCredentials(Protocol):
+    """An adapter whose requests may be signed by a pass that is got for the credential.
+
+    The wire keeps the pass, and gets another when it has run out, or is refused: once a request.
+    """
+
+    @classmethod
+    def exchange(cls, options: Any, credential: Any) -> Exchange | None:
+        """What to ask, and of whom; None: the credential itself signs."""
+        ...
+
+
+class LooksUpFields(Protocol):
+    async def check_fields(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Whether the account has these fields; part of `check`."""
         ...
 
 

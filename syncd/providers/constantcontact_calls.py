@@ -1,0 +1,237 @@
+"""Constant Contact's calls, one request each. Reference, sections 3 and 4.
+
+Targets are below the account's root: `ConstantContact.complete` puts the user's name before them.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote, urlencode
+
+from syncd.errors import Indivisible, Misconfigured, Transient, Unintelligible
+from syncd.model import Answer, Request
+from syncd.providers import Wire
+from syncd.providers.constantcontact_answers import said
+from syncd.providers.constantcontact_atom import (
+    CTCT,
+    Entry,
+    entry,
+    feed,
+    number_of,
+    root_of,
+)
+
+METER = "api"
+MOST_ADDRESSES = 50  # of one search
+ATOM_TYPE = {"Content-Type": "application/atom+xml"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+NOBODY = "syncd-control.invalid"  # no address can ever be there (RFC 2606)
+FIRST_PAGE = Request("GET", "/", meter=METER)
+
+_NEXT = re.compile(r"[!-~]*")
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A contact as a search or a page shows it."""
+
+    number: str
+    email: str
+    status: str
+
+    @property
+    def is_opted_out(self) -> bool:
+        return self.status.casefold() == "do not mail"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A bulk job as its own resource shows it. `errors`: address → the provider's words."""
+
+    number: str
+    status: str
+    errors: Mapping[str, str]
+
+    @property
+    def is_done(self) -> bool:
+        return self.status in ("COMPLETE", "ERROR")
+
+
+class Calls:
+    """What is said of answers is left to the callers, save of pages and searches."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._root = ""
+        self._says_empty = False  # "nobody found" is an empty page in this account, not a 500
+
+    async def read(self, target: str) -> Answer:
+        return await self._wire.send(Request("GET", target, meter=METER))
+
+    async def send(self, method: str, target: str, document: Entry | None = None) -> Answer:
+        body = b"" if document is None else document.encoded()
+        headers = {} if document is None else ATOM_TYPE
+        return await self._wire.send(Request(method, target, body, headers, METER))
+
+    async def account(self) -> None:
+        """The service document: the cheapest proof that the credentials work."""
+        answer = await self._wire.send(FIRST_PAGE)
+        if b"<" not in answer.body[:200]:
+            raise Unintelligible("the service document is no XML", status=answer.status)
+
+    async def pages(
+        self, target: str, kind: str
+    ) -> AsyncIterator[tuple[Sequence[Entry], str | None]]:
+        """A whole collection, page by page, and where each goes on. The next page is looked for
+        only where this one was found (4)."""
+        path = target.partition("?")[0]
+        met: set[str] = set()
+        following: str | None = target
+        while following is not None:
+            met.add(following)
+            answer = await self.read(following)
+            if answer.status == 404:
+                raise Misconfigured(f"{path} is not there: {said(answer)}", status=404)
+            if answer.status >= 300:
+                raise Indivisible(said(answer), status=answer.status)
+            entries, link = feed(answer, kind)
+            following = None if link is None else next_page(path, link)
+            yield entries, following
+            if following in met:
+                raise Unintelligible("the pages go round in circles")
+
+    # ── Lists ───────────────────────────────────────────────────────────────────────────────
+
+    async def lists(self) -> dict[str, Entry]:
+        """Number → entry; the system lists are statuses, and left out."""
+        found: dict[str, Entry] = {}
+        async for entries, _ in self.pages("/lists", "ContactList"):
+            for one in entries:
+                self._root = root_of(one.uri)
+                if _NUMBER.fullmatch(one.number):
+                    found[one.number] = one
+        return found
+
+    async def list_uri(self, number: str) -> str:
+        """A list's id as the provider spells it, which may differ from what is configured (8)."""
+        if not self._root:
+            entries, _ = feed(await self.read("/lists"), "ContactList")
+            if not entries:
+                raise Unintelligible("not even the system lists are shown")
+            self._root = root_of(entries[0].uri)
+        return f"{self._root}/lists/{number}"
+
+    # ── Contacts ────────────────────────────────────────────────────────────────────────────
+
+    async def contact(self, number: str) -> Entry | None:
+        answer = await self.read(f"/contacts/{number}")
+        if answer.status == 404:
+            return None
+        if answer.status >= 300:
+            raise Indivisible(said(answer), status=answer.status)
+        return entry(answer, "Contact")
+
+    async def search(self, addresses: Sequence[str]) -> dict[str, Person]:
+        """Who has these addresses, in whatever status: address → contact."""
+        found: dict[str, Person] = {}
+        for start in range(0, len(addresses), MOST_ADDRESSES):
+            found |= await self._search(addresses[start : start + MOST_ADDRESSES])
+        return found
+
+    async def _search(self, addresses: Sequence[str]) -> dict[str, Person]:
+        answer = await self._searched(addresses)
+        if answer.status == 500:
+            await self._nobody_or_trouble()
+            return {}
+        if answer.status >= 300:
+            raise Indivisible(said(answer), status=answer.status)
+        entries, _ = feed(answer, "Contact")
+        self._says_empty |= not entries
+        people = map(person, entries)
+        return {one.email: one for one in people if one.email in addresses}
+
+    async def _searched(self, addresses: Sequence[str]) -> Answer:
+        query = "&".join(f"email={quote(one, safe='')}" for one in addresses)
+        return await self.read(f"/contacts?{query}")
+
+    async def _nobody_or_trouble(self) -> None:
+        """A 500 may mean that nobody was found, or be trouble (3). A search for an address that
+        cannot be there tells what this account says of nobody; and something else must work."""
+        trouble = Transient("the search failed", status=500)
+        if self._says_empty:
+            raise trouble
+        control = await self._searched([f"{secrets.token_hex(8)}@{NOBODY}"])
+        if control.status < 300:
+            self._says_empty = True
+        if control.status != 500:
+            raise trouble
+        await self.account()
+
+    async def updated(self, since: datetime, which: str) -> AsyncIterator[Sequence[Person]]:
+        """Contacts in a system list that were changed since then; seconds are not skipped (8)."""
+        text = f"{since:%Y-%m-%dT%H:%M:%S}.{since.microsecond // 1000:03d}Z"
+        target = f"/contacts?updatedsince={quote(text, safe='')}&listtype={which}"
+        async for entries, _ in self.pages(target, "Contact"):
+            yield [person(one) for one in entries]
+
+    # ── Jobs ────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, kind: str, data: str, lists: Sequence[str]) -> str:
+        """Begin a bulk job; its number."""
+        pairs = [("activityType", kind), ("data", data), *(("lists", one) for one in lists)]
+        body = urlencode(pairs).encode()
+        answer = await self._wire.send(Request("POST", "/activities", body, FORM, METER))
+        if answer.status >= 300:
+            raise Indivisible(said(answer), status=answer.status)
+        if location := answer.headers.get("location"):
+            return number_of(location)
+        return entry(answer, "Activity").number
+
+    async def job(self, number: str) -> Job | None:
+        """None: it is not kept any more."""
+        answer = await self.read(f"/activities/{number}")
+        if answer.status == 404:
+            return None
+        if answer.status >= 300:
+            raise Indivisible(said(answer), status=answer.status)
+        told = entry(answer, "Activity")
+        errors = {
+            (one.findtext(f"{{{CTCT}}}EmailAddress") or "").strip().lower(): (
+                one.findtext(f"{{{CTCT}}}Message") or "no reason given"
+            ).strip()
+            for one in told.payload.iterfind(f"{{{CTCT}}}Errors/{{{CTCT}}}Error")
+        }
+        return Job(number, told.text("Status").upper(), errors)
+
+    async def recent(self) -> dict[str, bool]:
+        """Jobs of late, whoever began them, and whether they are still at it; exports change
+        nothing, and are left out."""
+        found: dict[str, bool] = {}
+        async for entries, _ in self.pages("/activities", "Activity"):
+            for one in entries:
+                if "EXPORT" not in one.text("Type").upper():
+                    found[one.number] = one.text("Status").upper() not in ("COMPLETE", "ERROR")
+        return found
+
+
+def person(one: Entry) -> Person:
+    email = (one.payload.findtext(f"{{{CTCT}}}EmailAddress") or "").strip().lower()
+    return Person(one.number, email, one.text("Status"))
+
+
+def next_page(path: str, link: str) -> str:
+    """The target of a `next` link: opaque, and only ever a further page of the same collection."""
+    place, mark, query = link.partition("?")
+    place = re.sub(r"^https?://[^/]*", "", place)
+    if not mark or not _NEXT.fullmatch(query) or "#" in query:
+        raise Unintelligible("a next page that cannot be asked for")
+    last = path.rpartition("/")[2]
+    below = r"(?:/[^/]+)*/ws/customers/[^/]+" + re.escape(path)
+    if place != last and not re.fullmatch(below, place):
+        raise Unintelligible("a next page outside of what was asked for")
+    return f"{path}?{query}"
