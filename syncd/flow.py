@@ -277,6 +277,8 @@ class Flow:
 
     async def look(self, rung: bool = False) -> Passed:
         """A keyed pass if there is something new; when *rung*, without asking first."""
+        if self.stands_still is None and self.breaker.may_send and await self.lists.are_due():
+            await self.keep_lists()  # what failed before: contacts wait for it
         if not rung and not await self.planner.anything_new():
             return Passed()
         passed = await self.planner.keyed_pass()

@@ -91,6 +91,12 @@ class Lists:
         await self.remember()
         return errors
 
+    async def are_due(self) -> bool:
+        """Whether there is a list to be made, renamed or removed by now."""
+        if not self._can & Can.LISTS:
+            return False
+        return bool(await self.pool.fetchval(sql.lists.are_due, self._me))
+
     async def look(self) -> None:
         """See whether the lists are still there, by their names. Provider errors pass through."""
         if not self._can & Can.LISTS:
