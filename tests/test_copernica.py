@@ -340,7 +340,8 @@ def test_a_profile_is_gone_when_it_says_so_or_when_it_is_empty() -> None:
     assert profile({**whole, "fields": {"a": "", "b": None}}).is_gone
     assert profile({**whole, "fields": []}).is_gone  # PHP's empty object
     assert profile({**whole, "interests": {"a": 1, "b": "0"}}).interests == {"a"}
-    for broken in ([], {}, {"ID": "x"}, None, "x"):
+    malformed: list[Any] = [[], {}, {"ID": "x"}, None, "x"]
+    for broken in malformed:
         with pytest.raises(Transient):
             profile(broken)
 
@@ -844,7 +845,7 @@ async def test_a_mapped_field_that_is_missing_stops_the_destination(
     async with adapter(box, version) as cop:
         for name in ("City", "nickname"):
             with pytest.raises(Misconfigured, match=f"not in the database: .*{name}"):
-                await pushed(cop, put(person(**{name: "x"})))
+                await pushed(cop, put(Person("ann@example.org", {name: "x"}, {}, True)))
         told = await cop.check()
         assert [(one.level, one.exit_code) for one in told][-1] == ("error", 78)
         assert "City, nickname" in told[-1].says

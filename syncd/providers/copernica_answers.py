@@ -17,7 +17,7 @@ from syncd.errors import Ambiguous, Misconfigured, ProviderError, Refused, Trans
 from syncd.model import Answer, Request
 from syncd.redact import SHOWN, redacted
 
-BACK_OFF = 10.0  # seconds after the load balancer's page: its trouble lasts minutes
+BACK_OFF = 2.0  # seconds after a page that is no answer; the core waits longer when it lasts
 
 REFUSED = ("invalid access token",)
 NO_DATABASE = ("no database with supplied id",)

@@ -157,10 +157,11 @@ class Place:
         if all(name in found.fields for name in wanted):
             return found
         async with self._turn:
+            found = await self._read()  # by now somebody else may have made them
             for name in wanted:
-                if name not in (self._known or found).fields:
+                if name not in found.fields:
                     await self._make(name)
-            found = await self._read()
+                    found = await self._read()
         if lost := [name for name in wanted if name not in found.fields]:
             raise Unintelligible(f"fields that were made are not there: {', '.join(lost)}")
         return found
