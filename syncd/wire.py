@@ -115,9 +115,9 @@ class HttpWire:
         sent = self._completed(request)
         if self._signer is None:
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent)
+                answer = await self._exchanged(sent, request)
         else:
-            answer = await self._answered_challenge(self._signer, sent)
+            answer = await self._answered_challenge(self._signer, sent, request)
         if (fault := self._fault(request, answer)) is not None:
             await self._hold_off(request, fault)
             raise fault
@@ -131,33 +131,33 @@ class HttpWire:
             request = self._provider.complete(self._credential(), request)
         return replace(request, target=self._prefix + request.target)
 
-    async def _answered_challenge(self, signer: Signer, request: Request) -> Answer:
+    async def _answered_challenge(self, signer: Signer, sent: Request, named: Request) -> Answer:
         """Sign what the host challenges with. A challenged request was not applied: the second
         sending is the handshake's, not a repeat."""
         async with self._opening:
             if (opening := signer.opening()) is not None:
                 await self._open(signer, opening)
-        signature, answer = await self._signed_by(signer, request)
+        signature, answer = await self._signed_by(signer, sent, named)
         if signer.renewed(signature, answer):
-            signature, answer = await self._signed_by(signer, request)
+            signature, answer = await self._signed_by(signer, sent, named)
             signer.renewed(signature, answer)
         return answer
 
     async def _open(self, signer: Signer, opening: Request) -> None:
         async with self._permits.permit(opening.meter):
-            answer = await self._exchanged(self._completed(opening))
+            answer = await self._exchanged(self._completed(opening), opening)
         if not signer.opened(answer):
             fault = self._fault(opening, answer)
             said = f"{_name(opening)} answered {answer.status} instead of a challenge"
             raise fault or Unintelligible(said, status=answer.status)
 
     async def _signed_by(
-        self, signer: Signer, request: Request
+        self, signer: Signer, request: Request, named: Request
     ) -> tuple[Mapping[str, str], Answer]:
         async with self._permits.permit(request.meter):
             signature = signer.sign(self._credential(), request)
             signed = replace(request, headers={**request.headers, **signature})
-            return signature, await self._exchanged(signed)
+            return signature, await self._exchanged(signed, named)
 
     async def _hold_off(self, request: Request, fault: ProviderError) -> None:
         """A quota is the account's: whoever shares it waits, where the permits can tell them."""
@@ -165,8 +165,9 @@ class HttpWire:
         if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
             await hold_off(request.meter, fault.after)
 
-    async def _exchanged(self, request: Request) -> Answer:
-        """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
+    async def _exchanged(self, request: Request, named: Request) -> Answer:
+        """The one round trip, called *named* in faults. These are raised outside `except`: causes
+        name whole addresses."""
         if self._session is None:
             raise RuntimeError("the wire is not open")
         token = _sending.set(request)
@@ -179,9 +180,9 @@ class HttpWire:
                 headers=request.headers,
                 allow_redirects=False,
             ) as response:
-                answer = await self._read(request, response)
+                answer = await self._read(named, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            fault = self._lost(request, err)
+            fault = self._lost(named, err)
         else:
             self.requests[request.meter, f"{answer.status // 100}xx"] += 1
             return answer

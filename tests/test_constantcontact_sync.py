@@ -122,6 +122,8 @@ async def test_jobs_single_changes_consent_and_removal_converge(
     ended = await backfilled(database, sandbox, "--force")
     assert (ended.code, await in_step(pool, sandbox)) == (0, []), ended.err
     assert people(sandbox)["p16@x.example"]["status"] == "Do Not Mail"
+    told = await pool.fetch("select email from syncd.opt_out")  # what we did is nobody's word
+    assert [one["email"] for one in told] == ["p16@x.example"]
 
 
 async def test_wrong_credentials_halt_with_a_reason(
