@@ -132,11 +132,11 @@ class HttpWire:
         self, request: Request, sent: Request, key: Any
     ) -> tuple[Answer, ProviderError | None]:
         if self._signer is not None:
-            answer = await self._answered_challenge(self._signer, sent, key)
+            answer = await self._answered_challenge(self._signer, sent, key, request)
         else:
             url = self._address(sent, key)
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent, url, key)
+                answer = await self._exchanged(sent, url, key, request)
         return answer, self._fault(request, answer, key)
 
     def _address(self, request: Request, key: Any) -> URL:
@@ -168,7 +168,7 @@ class HttpWire:
         request = replace(asks.request, meter=meter, repeatable=True)
         base = checked_base(asks.base, self._options.allow_http, "options.auth_url")
         async with self._permits.permit(meter):
-            answer = await self._exchanged(request, base, None)
+            answer = await self._exchanged(request, base, None, request)
         if fault := by_status(request, answer, "the credential was not exchanged for a pass"):
             fault.after, fault.status = retry_after(answer.headers), answer.status
             raise fault
@@ -183,34 +183,37 @@ class HttpWire:
             request = self._provider.complete(self._credential(), request)
         return replace(request, target=self._prefix + request.target)
 
-    async def _answered_challenge(self, signer: Signer, request: Request, key: Any) -> Answer:
+    async def _answered_challenge(
+        self, signer: Signer, sent: Request, key: Any, named: Request
+    ) -> Answer:
         """Sign what the host challenges with. A challenged request was not applied: the second
         sending is the handshake's, not a repeat."""
         async with self._opening:
             if (opening := signer.opening()) is not None:
                 await self._open(signer, opening, key)
-        signature, answer = await self._signed_by(signer, request, key)
+        signature, answer = await self._signed_by(signer, sent, key, named)
         if signer.renewed(signature, answer):
-            signature, answer = await self._signed_by(signer, request, key)
+            signature, answer = await self._signed_by(signer, sent, key, named)
             signer.renewed(signature, answer)
         return answer
 
     async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
         async with self._permits.permit(opening.meter):
             sent = self._completed(opening)
-            answer = await self._exchanged(sent, self._address(sent, key), key)
+            answer = await self._exchanged(sent, self._address(sent, key), key, opening)
         if not signer.opened(answer):
             fault = self._fault(opening, answer, key)
             said = f"{_name(opening)} answered {answer.status} instead of a challenge"
             raise fault or Unintelligible(said, status=answer.status)
 
     async def _signed_by(
-        self, signer: Signer, request: Request, key: Any
+        self, signer: Signer, sent: Request, key: Any, named: Request
     ) -> tuple[Mapping[str, str], Answer]:
-        async with self._permits.permit(request.meter):
-            signature = signer.sign(key, request)
-            signed = replace(request, headers={**request.headers, **signature})
-            return signature, await self._exchanged(signed, self._address(signed, key), key)
+        async with self._permits.permit(sent.meter):
+            signature = signer.sign(key, sent)
+            signed = replace(sent, headers={**sent.headers, **signature})
+            url = self._address(signed, key)
+            return signature, await self._exchanged(signed, url, key, named)
 
     async def _hold_off(self, request: Request, fault: ProviderError) -> None:
         """A quota is the account's: whoever shares it waits, where the permits can tell them."""
@@ -218,8 +221,11 @@ class HttpWire:
         if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
             await hold_off(request.meter, fault.after)
 
-    async def _exchanged(self, request: Request, url: URL, key: Any) -> Answer:
-        """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
+    async def _exchanged(self, request: Request, url: URL, key: Any, named: Request) -> Answer:
+        """The one round trip. Faults are raised outside `except`: causes name whole addresses.
+
+        named: what faults call it, without what only the credential knows.
+        """
         if self._session is None:
             raise RuntimeError("the wire is not open")
         token = _sending.set((request, key))
@@ -231,9 +237,9 @@ class HttpWire:
                 headers=request.headers,
                 allow_redirects=False,
             ) as response:
-                answer = await self._read(request, response)
+                answer = await self._read(named, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            fault = self._lost(request, err)
+            fault = self._lost(named, err)
         else:
             self.requests[request.meter, f"{answer.status // 100}xx"] += 1
             return answer

@@ -9,6 +9,7 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.utils import format_datetime
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -684,3 +685,94 @@ def test_an_excerpt_is_redacted_before_it_is_cut() -> None:
 
 def test_redaction_of_a_long_run_takes_no_time() -> None:
     assert len(excerpt(b"a" * 10_000_000)) == 200
+
+
+# ── Addresses that the credential completes, and challenges ─────────────────────────────────
+
+
+class Token(Echo):
+    """Its token is part of every address."""
+
+    @classmethod
+    def complete(cls, credential: Key, request: Request) -> Request:
+        return replace(request, target=f"/of/user-7{request.target}&token={credential.key}")
+
+
+async def test_what_the_credential_completes_is_sent_but_neither_judged_nor_shown() -> None:
+    seen: list[str] = []
+    judged: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.raw_path)
+        return web.Response(status=500)
+
+    def judge(request: Request, answer: Answer) -> Verdict:
+        judged.append(request.target)
+        return None
+
+    kind = type("OwnToken", (Token,), {"signed": [], "verdict": staticmethod(judge)})
+    async with serving(handler) as base, opened(kind, base) as wire:
+        with pytest.raises(Transient) as told:
+            await wire.send(GET)
+        assert seen == [f"/of/user-7{GET.target}&token={SECRET}"]
+        assert judged == [GET.target]
+        assert "user-7" not in str(told.value)
+    async with opened(kind, base) as wire:
+        with pytest.raises(Transient, match="cannot connect") as told:
+            await wire.send(GET)
+        assert "user-7" not in str(told.value)
+
+
+class Nonces:
+    """Signs with the last number that the host gave it."""
+
+    def __init__(self) -> None:
+        self.number = ""
+
+    def opening(self) -> Request | None:
+        return None if self.number else Request("GET", "/challenge", meter="default")
+
+    def opened(self, answer: Answer) -> bool:
+        self.number = answer.headers.get("x-number", "")
+        return bool(self.number)
+
+    def sign(self, credential: Key, request: Request) -> Mapping[str, str]:
+        return {"X-Number": self.number}
+
+    def renewed(self, signature: Mapping[str, str], answer: Answer) -> bool:
+        return answer.status == 401 and self.opened(answer)
+
+
+async def test_a_challenge_is_answered_once_metered_and_never_asked_for_twice() -> None:
+    asked: list[str] = []
+    good = ["1"]
+
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        asked.append(request.path + request.headers.get("X-Number", ""))
+        fits = request.headers.get("X-Number") == good[0]
+        headers = {} if good[0] == "none" else {"X-Number": good[0]}
+        return web.Response(status=200 if fits else 401, headers=headers)
+
+    kind = type("OwnNonces", (Echo,), {"signed": [], "signer": staticmethod(Nonces)})
+    permits = Permits()
+    async with serving(handler) as base, opened(kind, base, permits) as wire:
+        await asyncio.gather(*(wire.send(GET) for _ in range(5)))
+        assert asked == ["/challenge", *["/1/things1"] * 5]
+        good[0] = "2"
+        await wire.send(POST)
+        assert asked[6:] == ["/1/things1", "/1/things2"]
+        assert len(permits.taken) == len(asked)
+        assert permits.held == 0
+        good[0] = "none"
+        with pytest.raises(Refused):
+            await wire.send(GET)
+        assert asked[8:] == ["/1/things2"]
+
+
+async def test_a_host_that_does_not_challenge_as_it_should_gets_nothing() -> None:
+    kind = type("OwnNonces", (Echo,), {"signed": [], "signer": staticmethod(Nonces)})
+    async with serving(answering(200)) as base, opened(kind, base) as wire:
+        with pytest.raises(Unintelligible, match="instead of a challenge"):
+            await wire.send(POST)
+        assert wire.requests == {("default", "2xx"): 1}

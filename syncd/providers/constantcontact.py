@@ -43,13 +43,20 @@ from syncd.providers.constantcontact_calls import FIRST_PAGE, METER, Calls
 from syncd.providers.constantcontact_calls import Person as Record
 from syncd.providers.constantcontact_digest import DigestState
 from syncd.providers.constantcontact_jobs import Jobs, later, suits
-from syncd.providers.constantcontact_single import Known, Single, evidence, number_for
-from syncd.providers.constantcontact_translate import Rules, address_of
+from syncd.providers.constantcontact_single import (
+    BY_OWNER,
+    Known,
+    Single,
+    evidence,
+    number_for,
+)
+from syncd.providers.constantcontact_translate import LENGTHS, Rules, address_of
 
 AT_ONCE = 4  # contacts looked after side by side; the meter decides how many requests leave
 SINGLES = 24  # contacts one by one in a push: more, and progress would be kept too rarely
 MOST_LISTS = 100  # to be kept under (4)
 OVERLAP = timedelta(minutes=5)
+SETTLED_BY = timedelta(minutes=2)  # between a DELETE and our knowing of it
 BEGINNING = datetime(1990, 1, 1, tzinfo=UTC)
 
 
@@ -296,9 +303,7 @@ class ConstantContact:
         told: Mapping[str, str] = {"Status": record.status}
         if with_time and (whole := await self._calls.contact(record.number)) is not None:
             told = evidence(whole)
-        return Notice(
-            None, record.email, "unsubscribed", _moment(told.get("OptOutTime")), None, told
-        )
+        return Notice(None, record.email, "unsubscribed", _occurred_at(told), None, told)
 
     async def scan(
         self, list_id: str | None, cursor: Mapping[str, Any] | None
@@ -332,10 +337,17 @@ class ConstantContact:
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """The address stays there for ever, whatever is done by this interface (6)."""
         number = (change.remote or {}).get("id")
+        whole = None if number is None else await self._calls.contact(str(number))
+        if number is not None and whole is None:
+            return Erased(confirmed=True)
         which = f"contact {number}" if number is not None else "the contact of that address"
+        left = [name for name in LENGTHS if whole is not None and whole.text(name)]
+        left = [name for name in left if name != "EmailType"]
+        still = f" It still has {', '.join(left)}." if left else ""  # of who said no before
         return Erased(
-            by_hand="Constant Contact was told to empty every field and list of the contact; its "
-            f"address cannot be removed by the API. Have Constant Contact's support erase {which}."
+            by_hand="Constant Contact was told to empty every field and list of the contact, which "
+            f"it refuses where the person has said no before.{still} The address cannot be removed "
+            f"by the API at all. Have Constant Contact's support erase {which}."
         )
 
     # ── Lists ───────────────────────────────────────────────────────────────────────────────
@@ -371,12 +383,18 @@ class ConstantContact:
         return {}
 
 
-def _moment(text: str | None) -> datetime | None:
+def _occurred_at(told: Mapping[str, str]) -> datetime | None:
+    """When the no was said. What the owner did may be our own DELETE, which we know of only a
+    little later: the time is the latest that it can mean, or it would seem to be somebody else's.
+    """
     try:
-        told = datetime.fromisoformat(text or "")
+        moment = datetime.fromisoformat(told.get("OptOutTime", ""))
     except ValueError:
         return None
-    return told if told.tzinfo else told.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if told.get("OptOutSource") == BY_OWNER:
+        moment = min(moment + SETTLED_BY, max(moment, datetime.now(UTC)))
+    return moment
 
 
 def _remedy(err: ProviderError) -> str:

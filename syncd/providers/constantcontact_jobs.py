@@ -23,6 +23,7 @@ from syncd.providers.constantcontact_translate import (
     has_columns,
     table,
 )
+from syncd.redact import SHOWN, redacted
 
 ADD, REMOVE = "SV_ADD", "REMOVE_CONTACTS_FROM_LISTS"
 LARGEST = 3_500_000  # bytes of a job, encoded; the provider's limit is 4 MB
@@ -234,9 +235,9 @@ class Jobs:
             if email not in errors:
                 done[n] = self._applied(change)
             elif (record := there.get(email)) is not None and record.is_opted_out:
-                done[n] = OptedOut(evidence={"job": errors[email][:200], "Status": record.status})
+                done[n] = OptedOut(evidence={"job": words(errors[email]), "Status": record.status})
             elif kind == ADD:
-                done[n] = Rejected(errors[email][:200])
+                done[n] = Rejected(words(errors[email]))
             else:
                 done[n] = Applied() if record is None else later(single=True)
         if kind == ADD:
@@ -285,6 +286,11 @@ def left(change: Change) -> frozenset[str]:
 def email_of(change: Change) -> str:
     person = change.want or change.was
     return "" if person is None else address_of(person.email)
+
+
+def words(said: str) -> str:
+    """The provider's, fit to be shown."""
+    return redacted(said)[:SHOWN]
 
 
 def is_job(outcome: Outcome) -> bool:
