@@ -21,7 +21,7 @@ from syncd.control import Destination
 from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
-from syncd.errors import ProviderError, Unintelligible
+from syncd.errors import Fenced, ProviderError, Transient, Unintelligible
 from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass, may_send_directly
 from syncd.journal import Claim, Journal, Settled
@@ -36,6 +36,7 @@ from syncd.upkeep import measure
 
 log = structlog.get_logger()
 
+LISTS_POLL = 1.0  # seconds between looks whether a list is to be tried again
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
@@ -130,6 +131,7 @@ class Flow:
         self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
         self._sweeping = False
+        self._lists_at = 0.0  # when to look whether one is due
         self._draining = False  # pumping until nothing is left
 
     # ── Whether ─────────────────────────────────────────────────────────────────────────────
@@ -230,8 +232,8 @@ class Flow:
     async def _asked(self, question: Callable[[], Awaitable[object]]) -> bool:
         try:
             await question()
-        except ProviderError as error:
-            await self._failed([error])
+        except (ProviderError, Fenced) as error:
+            await self._failed([_put_off(error)])
             return False
         await self._succeeded()
         return True
@@ -263,8 +265,8 @@ class Flow:
                 await self._succeeded()
                 for bell in (self.bells.push, self.bells.plan):
                     bell.set()
-        except ProviderError as error:
-            await self._failed([error])
+        except (ProviderError, Fenced) as error:
+            await self._failed([_put_off(error)])
 
     async def _plan_loop(self) -> None:
         rung = False
@@ -272,8 +274,18 @@ class Flow:
             self.bells.plan.clear()
             if not self.destination.paused:
                 await self.look(rung)
+                await self._keep_due_lists()
             await first_of(self.stop, self.bells.plan, timeout=self.poll)
             rung = self.bells.plan.is_set()
+
+    async def _keep_due_lists(self) -> None:
+        """A list that could not be kept is tried again: contacts may wait for it."""
+        now = time.monotonic()
+        if now < self._lists_at or self.stands_still is not None or not self.breaker.may_send:
+            return
+        self._lists_at = now + LISTS_POLL
+        if await self.lists.any_due():
+            await self.keep_lists()
 
     async def look(self, rung: bool = False) -> Passed:
         """A keyed pass if there is something new; when *rung*, without asking first."""
@@ -514,6 +526,12 @@ class Flow:
         since = self.breaker.since
         away = since is not None and time.monotonic() - since > self.patience
         return self.stop.is_set() or away or self.destination.halted is not None
+
+
+def _put_off(error: ProviderError | Fenced) -> ProviderError:
+    """A heartbeat that is late lets nothing be sent for a moment; a lease that is lost ends the
+    worker, not this."""
+    return Transient(str(error)) if isinstance(error, Fenced) else error
 
 
 async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
