@@ -16,8 +16,7 @@ select x.contact_id, array_agg(x.list_key order by x.list_key) as gone,
   join syncd.mirror m
     on m.destination_id = x.destination_id and m.contact_id = x.contact_id
    and m.state in ('here', 'adopted') and m.subscribed
-   and (x.list_key = '' or m.lists @> array[x.list_key])
-  join syncd.scan s on s.id = x.scan_id and s.begun_at > m.pushed_at  -- not written there since
+   and (x.list_key = '' or m.lists @> array[x.list_key]) and m.pushed_at < x.since
   left join empty e on e.list_key = x.list_key
  where x.destination_id = $1::int and x.scans >= 2 and x.plan_id is null
    and not exists (select 1 from syncd.list_mirror l
@@ -39,7 +38,9 @@ update syncd.missing set plan_id = $3::bigint
  where destination_id = $1::int and contact_id = any($2::text[]) and scans >= 2;
 
 -- name: lock_journal
-select j.contact_id, j.state from syncd.journal j
+-- `busy`: something of it is in flight, or in a doubt that no scan has answered.
+select j.contact_id, j.state = 'sent' or (j.doubtful and j.waits_for is null) as busy
+  from syncd.journal j
  where j.destination_id = $1::int and j.contact_id = any($2::text[])
  order by j.contact_id
    for no key update;
@@ -51,6 +52,7 @@ select m.contact_id, m.email, m.lists, m.fields, m.remote,
                 and exists (select 1 from syncd.scan s
                              where s.id = x.scan_id and s.begun_at > m.pushed_at)
                 and x.scans >= 2 and (x.list_key = '' or m.lists @> array[x.list_key])
+                and m.pushed_at < x.since
                 and not exists (select 1 from syncd.journal j
                                  where j.destination_id = m.destination_id
                                    and j.contact_id = m.contact_id

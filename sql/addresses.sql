@@ -1,7 +1,9 @@
 -- name: exchange
 -- Contact $2[i] takes the place of contact $3[i] at the provider: its address and, where the
 -- record is not keyed by our own id ($4), the remote record with all that is in it, and when it was
--- written: a no that was said there before is not our own doing. Nothing happens while one of them is in flight. A contact without a mirror row takes the other's over entirely.
+-- written: a no that was said there before is not our own doing. What a scan that runs has met goes
+-- with it, what was missed is asked anew. Nothing happens while one of them is in flight. A contact
+-- without a mirror row takes the other's over entirely.
 -- The digest is one that nothing has: it differs, and so is a change to the guard; null would be
 -- taken for the repeat of something that was counted before.
 with moves as materialized (
@@ -34,6 +36,18 @@ with moves as materialized (
      using moves
      where m.destination_id = $1::int and m.contact_id = moves.of
        and not exists (select 1 from new n where n.contact_id = m.contact_id)
+       and exists (select 1 from new)
+), met as (
+    update syncd.seen s set contact_id = moves.contact_id
+      from moves, syncd.scan c
+     where $4::boolean and c.destination_id = $1::int and c.feed = 'contacts'
+       and c.finished_at is null and c.begun_at is not null
+       and s.destination_id = $1::int and s.list_key = c.list_key and s.contact_id = moves.of
+       and exists (select 1 from new)
+), excused as (
+    delete from syncd.missing x
+     where x.destination_id = $1::int
+       and x.contact_id in (select contact_id from moves union select of from moves)
        and exists (select 1 from new)
 ), kept as (
     insert into syncd.mirror as m (destination_id, contact_id, email, fields, lists, subscribed,

@@ -104,6 +104,31 @@ on conflict (destination_id, contact_id) do update
        sent_lists = case when j.sent_lists is null then excluded.sent_lists else j.sent_lists end,
        plan_id = case when excluded.state = 'held' or j.state = 'held' then j.plan_id end;
 
+-- name: acknowledged
+-- What earlier tries were to leave has been left, or is wanted again.
+update syncd.journal set left_lists = null
+ where destination_id = $1::int and contact_id = any($2::text[]) and left_lists is not null;
+
+-- name: unsure
+-- A settlement that came too late: where its try and the successor's were at work the contact may be,
+-- or not. Missing there is no news, until something is acknowledged.
+update syncd.journal j
+   set left_lists = coalesce(j.left_lists, '{}') || u.lists::text[] || coalesce(m.lists, '{}')
+  from unnest($2::text[], $3::text[]) u (contact_id, lists)
+  left join syncd.mirror m on m.destination_id = $1::int and m.contact_id = u.contact_id
+ where j.destination_id = $1::int and j.contact_id = u.contact_id;
+
+-- name: all_lists
+-- Those given, and those that the mirror has, as the text of one array.
+select m.contact_id,
+       array(select l from unnest(m.lists) l union select l from unnest(u.lists::text[]) l)::text
+           as lists
+  from syncd.mirror m
+  join unnest($2::text[], $3::text[]) u (contact_id, lists) on u.contact_id = m.contact_id
+ where m.destination_id = $1::int
+ order by m.contact_id
+   for no key update of m;
+
 -- name: soften
 -- The plan that wanted these again was discarded: what is still to be done is planned anew.
 update syncd.journal set wish = 'upsert', plan_id = null

@@ -64,6 +64,16 @@ update syncd.list_mirror l
    and l.state = 'sent'
 returning l.list_id;
 
+-- name: any_due
+-- Whether one is due, or was in the hands of a worker that died.
+select exists (
+    select 1 from syncd.list_mirror l
+     where l.destination_id = $1::int
+       and ((l.state = 'due' and l.due_at <= now())
+            or (l.state = 'sent' and not exists (
+                    select 1 from syncd.worker w
+                     where w.id = l.claimed_by and w.alive_until > now()))));
+
 -- name: reap
 update syncd.list_mirror l
    set state = 'due', claimed_by = null, doubtful = true, due_at = now(),
@@ -107,6 +117,13 @@ update syncd.list_mirror l
    and k.destination_id = l.destination_id and k.list_id = l.list_id
    and u.name is distinct from l.name
 returning l.list_id, l.state;
+
+-- name: forget
+-- A list that was removed there: nobody can be met in it, nor missed.
+with gone as (
+    delete from syncd.seen where destination_id = $1::int and list_key = $2::text
+)
+delete from syncd.missing where destination_id = $1::int and list_key = $2::text;
 
 -- name: begun_anew
 -- A list that a person had made again is empty: who was in it is put into it again.

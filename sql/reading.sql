@@ -104,12 +104,25 @@ update syncd.scan s
                           and m.lists @> array[s.list_key]))))
 returning s.id, s.list_key, s.begun_at, s.cursor;
 
--- name: running
--- Lists that are being scanned at this moment.
-select s.list_key from syncd.scan s
+-- name: begun
+-- Lists that have been read in part. `running`: by somebody at this moment, or until so recently
+-- ($2 seconds) that he, or another, is about to go on.
+select s.list_key,
+       s.moved_at > now() - make_interval(secs => $2::float8)
+       or exists (select 1 from syncd.worker w
+                   where w.id = s.claimed_by and w.alive_until > now()) as running
+  from syncd.scan s
  where s.destination_id = $1::int and s.feed = 'contacts' and s.finished_at is null
-   and s.begun_at is not null
-   and exists (select 1 from syncd.worker w where w.id = s.claimed_by and w.alive_until > now());
+   and s.begun_at is not null;
+
+-- name: give_up
+-- These stand still, and their lists are about to be written to: whoever comes after a record that is
+-- taken away moves up, onto pages that were read already. They are begun anew.
+update syncd.scan s
+   set finished_at = clock_timestamp(), error = 'written to before it was read: begun anew'
+ where s.destination_id = $1::int and s.feed = 'contacts' and s.finished_at is null
+   and s.begun_at is not null and s.list_key = any($2::text[])
+returning s.list_key;
 
 -- name: move
 -- Null: another worker has taken the scan over.
@@ -125,7 +138,18 @@ update syncd.scan set claimed_by = null where id = $1::bigint and claimed_by = $
 update syncd.scan set finished_at = clock_timestamp(), error = $2::text
  where id = $1::bigint and finished_at is null;
 
+-- name: still_ours
+-- Null: another worker has taken the scan over; else it cannot while this transaction lasts.
+select id from syncd.scan
+ where id = $1::bigint and claimed_by = $2::bigint and finished_at is null
+   for share;
+
 -- name: meet
+-- Who was met is not missing, however this scan ends.
+with found as (
+    delete from syncd.missing
+     where destination_id = $1::int and list_key = $2::text and contact_id = any($7::text[])
+)
 insert into syncd.seen as s
        (destination_id, list_key, remote_id, email, status, scan_id, contact_id)
 select $1::int, $2::text, u.remote_id, u.email, u.status, $3::bigint, u.contact_id
@@ -212,15 +236,21 @@ select max(w.contact_id) as last
          limit $3::int) w;
 
 -- name: miss
--- Who should be in the list, by the mirror, and was not met. What was written since the scan began
--- may lie on a page that had been read before: it is not missed.
-insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id)
-select $1::int, $2::text, m.contact_id, $3::bigint
+-- Who should be in the list, by the mirror, and was not met. What was written since the scan began,
+-- or so shortly before ($7 seconds) that it could not be read yet, may lie on a page that had been
+-- read: it is not missed, and what was missed before a write counts no more.
+insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id, scans, since)
+select $1::int, $2::text, m.contact_id, $3::bigint,
+       case when o.since > m.pushed_at then o.scans + (o.scan_id <> $3::bigint)::int else 1 end,
+       case when o.since > m.pushed_at then o.since else $6::timestamptz end
   from syncd.mirror m
+  left join syncd.missing o
+    on o.destination_id = m.destination_id and o.list_key = $2::text
+   and o.contact_id = m.contact_id
  where m.destination_id = $1::int and m.contact_id > $4::text and m.contact_id <= $5::text
    and m.state in ('here', 'adopted') and m.subscribed
    and ($2::text = '' or m.lists @> array[$2::text])
-   and m.pushed_at < $6::timestamptz
+   and m.pushed_at < $6::timestamptz - make_interval(secs => $7::float8)
    and not exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = $2::text
                       and s.contact_id = m.contact_id and s.scan_id = $3::bigint)
@@ -229,21 +259,31 @@ select $1::int, $2::text, m.contact_id, $3::bigint
                       and (j.state = 'sent' or (j.doubtful and j.waits_for is null)))
  order by m.contact_id
 on conflict (destination_id, list_key, contact_id) do update
-   set scans = case when x.scan_id = excluded.scan_id then x.scans else x.scans + 1 end,
-       scan_id = excluded.scan_id;
+   set scans = excluded.scans, scan_id = excluded.scan_id, since = excluded.since;
 
 -- name: miss_waiting
-insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id)
-select $1::int, $2::text, j.contact_id, $3::bigint
+-- As `miss`, of those who wait for this scan, whatever the mirror knows of them.
+insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id, scans, since)
+select $1::int, $2::text, j.contact_id, $3::bigint,
+       case when o.since > coalesce(m.pushed_at, '-infinity')
+            then o.scans + (o.scan_id <> $3::bigint)::int else 1 end,
+       case when o.since > coalesce(m.pushed_at, '-infinity') then o.since
+            else $4::timestamptz end
   from syncd.journal j
+  left join syncd.mirror m
+    on m.destination_id = j.destination_id and m.contact_id = j.contact_id
+  left join syncd.missing o
+    on o.destination_id = j.destination_id and o.list_key = $2::text
+   and o.contact_id = j.contact_id
  where j.destination_id = $1::int and j.waits_for @> array[$2::text] and j.state = 'due'
+   and (m.contact_id is null
+        or m.pushed_at < $4::timestamptz - make_interval(secs => $5::float8))
    and not exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = $2::text
                       and s.contact_id = j.contact_id and s.scan_id = $3::bigint)
  order by j.contact_id
 on conflict (destination_id, list_key, contact_id) do update
-   set scans = case when x.scan_id = excluded.scan_id then x.scans else x.scans + 1 end,
-       scan_id = excluded.scan_id;
+   set scans = excluded.scans, scan_id = excluded.scan_id, since = excluded.since;
 
 -- name: excuse
 -- Met again, or written meanwhile: two scans in a row must miss a contact.
@@ -286,6 +326,8 @@ returning id;
 -- name: ask_again
 -- Whoever was missed once is looked for a second time, at once: one scan proves no absence. A scan
 -- that has itself confirmed others leaves who went meanwhile to the schedule: people always go.
+-- Whoever waits, and of whom this scan ($3) could not say anything (written too late, or waiting too
+-- late), waits for the next; not before what was written can be read ($4 seconds).
 insert into syncd.scan (destination_id, feed, list_key)
 select $1::int, 'contacts', $2::text
  where exists (select 1 from syncd.missing x
@@ -297,6 +339,19 @@ select $1::int, 'contacts', $2::text
                                    where j.destination_id = $1::int
                                      and j.contact_id = x.contact_id
                                      and j.waits_for @> array[$2::text])))
+    or exists (select 1 from syncd.journal j
+                 left join syncd.mirror m
+                   on m.destination_id = j.destination_id and m.contact_id = j.contact_id
+                where j.destination_id = $1::int and j.waits_for @> array[$2::text]
+                  and j.state = 'due'
+                  and coalesce(m.pushed_at, '-infinity')
+                      < now() - make_interval(secs => $4::float8)
+                  and not exists (select 1 from syncd.seen s
+                                   where s.destination_id = $1::int and s.list_key = $2::text
+                                     and s.contact_id = j.contact_id and s.scan_id = $3::bigint)
+                  and not exists (select 1 from syncd.missing o
+                                   where o.destination_id = $1::int and o.list_key = $2::text
+                                     and o.contact_id = j.contact_id))
 on conflict (destination_id, list_key) where feed = 'contacts' and finished_at is null do nothing;
 
 -- name: stamp_list

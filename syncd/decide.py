@@ -156,13 +156,14 @@ def spared(decisions: Sequence[Decision], scanned: set[str]) -> Sequence[Decisio
     under the reader, and nobody be taken for absent who is only just being put into it."""
     return [
         Release(one.contact_id, 2.0, "a scan of its list is running")
-        if isinstance(one, Entry) and not scanned.isdisjoint(_touched(one))
+        if isinstance(one, Entry) and not scanned.isdisjoint(touched(one))
         else one
         for one in decisions
     ]
 
 
-def _touched(entry: Entry) -> set[str]:
+def touched(entry: Entry) -> set[str]:
+    """Lists that it is, is to be, or may have been put into."""
     was = entry.change.was
     return {*entry.lists, *entry.sent_lists, *(was.lists if was is not None else ())}
 

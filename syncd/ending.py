@@ -18,6 +18,7 @@ from syncd.plan import Planner
 
 log = structlog.get_logger()
 
+TAKEN_OVER = "this scan was taken over by another worker"
 WINDOW = 5000  # mirror rows looked at by one statement
 
 
@@ -41,16 +42,30 @@ class Ending:
     async def finish(self, scan: Scan) -> None:
         """All pages have been met: note who was not among them."""
         me, key, last = self._me, scan.list_key, ""
+        visible: float = self.adapter.traits.visible_after
         while to := await self.pool.fetchval(sql.reading.last_missing, me, last, WINDOW):
-            await self.pool.execute(sql.reading.miss, me, key, scan.id, last, to, scan.begun_at)
+            window = (last, to, scan.begun_at, visible)
+            await self._fenced(scan, sql.reading.miss, me, key, scan.id, *window)
             last = to
-        await self.pool.execute(sql.reading.miss_waiting, me, key, scan.id)
+        since = (scan.begun_at, visible)
+        await self._fenced(scan, sql.reading.miss_waiting, me, key, scan.id, *since)
         drift = await transact(self.pool, lambda c: self._close(c, scan))
         log.info("scan done", list=key, **drift)
         if key and not drift["seen"] and drift["expected"]:
             await self.lists.look()  # emptied, or is it the list that is gone?
         await self.answer()
         await self.lists.remember()
+
+    async def _fenced(self, scan: Scan, statement: str, *args: object) -> None:
+        """Nobody is missed by a scan that another worker has ended, nor by the one after it."""
+
+        async def work(connection: Connection) -> None:
+            ours = await connection.fetchval(sql.reading.still_ours, scan.id, self.worker_id)
+            if ours is None:
+                raise Fenced(TAKEN_OVER)
+            await connection.execute(statement, *args)
+
+        await transact(self.pool, work)
 
     async def _close(self, connection: Connection, scan: Scan) -> dict[str, int]:
         me, key = self._me, scan.list_key
@@ -61,8 +76,9 @@ class Ending:
         await connection.execute(sql.reading.forget_seen, me, key, scan.id)
         counts = orjson.dumps(drift).decode()
         if await connection.fetchval(sql.reading.finish, scan.id, self.worker_id, counts) is None:
-            raise Fenced("this scan was taken over by another worker")
-        await connection.execute(sql.reading.ask_again, me, key)
+            raise Fenced(TAKEN_OVER)
+        visible: float = self.adapter.traits.visible_after
+        await connection.execute(sql.reading.ask_again, me, key, scan.id, visible)
         await connection.execute(sql.reading.stamp_list, me, key)
         return drift
 

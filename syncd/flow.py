@@ -21,7 +21,7 @@ from syncd.control import Destination
 from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
-from syncd.errors import ProviderError, Unintelligible
+from syncd.errors import Fenced, ProviderError, Transient, Unintelligible
 from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass, may_send_directly
 from syncd.journal import Claim, Journal, Settled
@@ -235,8 +235,8 @@ class Flow:
     async def _asked(self, question: Callable[[], Awaitable[object]]) -> bool:
         try:
             await question()
-        except ProviderError as error:
-            await self._failed([error])
+        except (ProviderError, Fenced) as error:
+            await self._failed([_put_off(error)])
             return False
         await self._succeeded()
         return True
@@ -269,8 +269,8 @@ class Flow:
                 await self._succeeded()
                 for bell in (self.bells.push, self.bells.plan):
                     bell.set()
-        except ProviderError as error:
-            await self._failed([error])
+        except (ProviderError, Fenced) as error:
+            await self._failed([_put_off(error)])
 
     async def _plan_loop(self) -> None:
         rung = False
@@ -532,6 +532,12 @@ class Flow:
         since = self.breaker.since
         away = since is not None and time.monotonic() - since > self.patience
         return self.stop.is_set() or away or self.destination.halted is not None
+
+
+def _put_off(error: ProviderError | Fenced) -> ProviderError:
+    """A heartbeat that is late lets nothing be sent for a moment; a lease that is lost ends the
+    worker, not this."""
+    return Transient(str(error)) if isinstance(error, Fenced) else error
 
 
 async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:

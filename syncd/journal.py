@@ -18,9 +18,22 @@ from syncd import sql
 from syncd.classify import HELD
 from syncd.compare import Compare
 from syncd.db import Connection, Pool, Row, transact
-from syncd.decide import Decision, Drop, Entry, Refuse, Release, Rules, Settle, decide, spared
+from syncd.decide import (
+    Decision,
+    Drop,
+    Entry,
+    Refuse,
+    Release,
+    Rules,
+    Settle,
+    decide,
+    spared,
+    touched,
+)
 from syncd.model import Can, OptedOut
 from syncd.plan import castable, sparse
+
+GOES_ON = 60.0  # seconds that a scan may stand still, and keep those in its list from being sent
 
 State = Literal["done", "due", "rejected"]
 
@@ -134,12 +147,26 @@ class Journal:
             claim.receipt = orjson.loads(first["receipt"])
         decisions: Sequence[Decision] = [decide(r, taken[r["contact_id"]], rules) for r in rows]
         if claim.receipt is None and rules.traits.can & Can.SCAN:
-            running = await connection.fetch(sql.reading.running, self.destination_id)
-            decisions = spared(decisions, {row["list_key"] for row in running})
+            decisions = await self._spare(connection, decisions)
         can = rules.traits.can
         waits = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
         await self._write_decisions(connection, _one_per_address(decisions), claim, waits)
         return claim
+
+    async def _spare(
+        self, connection: Connection, decisions: Sequence[Decision]
+    ) -> Sequence[Decision]:
+        """Leave whoever is in a list that is being read; a scan that nobody goes on with is begun
+        anew once its list is written to."""
+        me = self.destination_id
+        scans = await connection.fetch(sql.reading.begun, me, GOES_ON)
+        decisions = spared(decisions, {row["list_key"] for row in scans if row["running"]})
+        idle = {row["list_key"] for row in scans if not row["running"]}
+        written = {key for d in decisions if isinstance(d, Entry) for key in touched(d)}
+        if cut := sorted(idle & written):
+            await connection.execute(sql.reading.give_up, me, cut)
+            await connection.execute(sql.reading.ask, me, cut)
+        return decisions
 
     async def _write_decisions(
         self, connection: Connection, decisions: Sequence[Decision], claim: Claim, waits: bool
@@ -221,7 +248,7 @@ class Journal:
         rows: Mapping[str, Row],
         lost: set[str],
     ) -> None:
-        done, kept, soften = [], [], []
+        done, kept, soften, acknowledged = [], [], [], []
         for one in results:
             contact_id = one.entry.contact_id
             row = rows.get(contact_id)
@@ -234,6 +261,8 @@ class Journal:
                     soften.append(contact_id)
                 held = row["plan"] in ("held", "open")
                 kept.append(_kept(one, "held" if held else "due", doubtful=_doubt(one)))
+                if one.state == "done":
+                    acknowledged.append(contact_id)
             elif one.state != "done":
                 kept.append(_kept(one, one.state, doubtful=_doubt(one)))
             elif not claim.window:
@@ -245,6 +274,8 @@ class Journal:
             await connection.execute(
                 sql.journal.settle, self.destination_id, *columns, claim.number, lists
             )
+        if acknowledged:
+            await connection.execute(sql.journal.acknowledged, self.destination_id, acknowledged)
         if soften:
             await connection.execute(sql.journal.soften, self.destination_id, soften)
 
@@ -254,7 +285,9 @@ class Journal:
         me = self.destination_id
         written = [r.mirror for r in results if isinstance(r.mirror, MirrorRow)]
         if written:
-            rows = [row._replace(digest=None) if row.contact_id in lost else row for row in written]
+            rows = written
+            if lost:
+                rows = await self._superseded(connection, rows, lost)
             if silent := [r.entry.contact_id for r in results if _says_nothing_of_mail(r)]:
                 found = await connection.fetch(sql.journal.off_meanwhile, me, silent)
                 off = {row["contact_id"] for row in found}
@@ -264,6 +297,11 @@ class Journal:
                 ]
             columns = map(sparse, zip(*rows, strict=True), _USUAL)
             await connection.execute(sql.journal.write_mirror, me, *columns)
+
+        if lost:  # which of two came last is unknown: absence is no news where either was at work
+            tried = [(r.entry.contact_id, _tried_lists(r)) for r in results]
+            ids, lists = zip(*(one for one in tried if one[0] in lost), strict=True)
+            await connection.execute(sql.journal.unsure, me, ids, lists)
 
         others = [r for r in results if isinstance(r.mirror, str)]
 
@@ -289,6 +327,21 @@ class Journal:
             await connection.execute(sql.journal.mail_off, me, told)
         if here := sum(r.here for r in results if r.entry.contact_id not in lost):
             await connection.execute(sql.journal.tally_here, me, here)
+
+    async def _superseded(
+        self, connection: Connection, rows: Sequence[MirrorRow], lost: set[str]
+    ) -> list[MirrorRow]:
+        """Of whoever was taken over: in step with nothing, and in the successor's lists, too."""
+        late = [(row.contact_id, row.lists) for row in rows if row.contact_id in lost]
+        ids, lists = ([one[n] for one in late] for n in (0, 1))
+        found = await connection.fetch(sql.journal.all_lists, self.destination_id, ids, lists)
+        both = {row["contact_id"]: row["lists"] for row in found}
+        return [
+            row._replace(digest=None, lists=both.get(row.contact_id, row.lists))
+            if row.contact_id in lost
+            else row
+            for row in rows
+        ]
 
     async def write_news(
         self, connection: Connection, claim: Claim, results: Sequence[Settled], lost: set[str]
@@ -374,6 +427,11 @@ def _intent(entry: Entry) -> tuple[Any, ...]:
     return (
         entry.contact_id, entry.digest, entry.email or None, lists, silences, array_literal(left),
     )  # fmt: skip
+
+
+def _tried_lists(one: Settled) -> str:
+    was = one.entry.change.was
+    return array_literal(sorted({*one.entry.lists, *(was.lists if was is not None else ())}))
 
 
 def _doubt(one: Settled) -> bool:

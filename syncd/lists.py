@@ -14,7 +14,7 @@ import structlog
 from syncd import sql
 from syncd.db import Pool, Row
 from syncd.desired import Desired
-from syncd.errors import Indivisible, ProviderError
+from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Transient
 from syncd.model import Can, Traits
 from syncd.outcomes import backoff
 
@@ -140,6 +140,9 @@ class Lists:
         errors: list[ProviderError] = []
         try:
             there: Mapping[str, str] | None = await self.adapter.lists()
+        except Fenced as error:
+            errors.append(Transient(str(error)))
+            there = None
         except ProviderError as error:
             errors.append(error)
             there = None
@@ -155,6 +158,8 @@ class Lists:
             row["wanted"], settled.doubtful, settled.made,
         )  # fmt: skip
         before = row["remote_id"]
+        if found and row["wanted"] == "absent" and settled.state == "in step":
+            await self.pool.execute(sql.lists.forget, self._me, row["list_id"])
         if found and before is not None and settled.remote_id not in (None, before):
             await self.pool.execute(sql.lists.begun_anew, self._me, row["list_id"])
 
@@ -171,6 +176,9 @@ class Lists:
             return await self._kept(row, there, look_only)
         except Indivisible as error:
             return await self._refused(row, error)
+        except Fenced as error:  # an earlier request of this call may have left
+            errors.append(Ambiguous(str(error)))
+            return self._later(row, errors[-1])
         except ProviderError as error:
             errors.append(error)
             return self._later(row, error)
@@ -180,6 +188,8 @@ class Lists:
         if row["wanted"] == "present" and row["remote_id"] is None:
             try:
                 found = await self._alike(row, await self.adapter.lists())
+            except Fenced as error:
+                return self._later(row, Transient(str(error)))
             except ProviderError as error:
                 return self._later(row, error)
             if found is not None:

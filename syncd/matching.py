@@ -170,8 +170,8 @@ class Matcher:
             email = address(seen) or row.email
             return Written(row.contact_id, email, "adopted", remote, self._lists(seen), True, True)
         if self.list_key and not row.subscribed and row.settled and seen.subscribed is not False:
-            done.news.add(row.contact_id)  # silenced, and in the list all the same
-            return Written(*row[:3], remote, lists, True, True)
+            done.news.add(row.contact_id)  # silenced, and in the list all the same; in the others
+            return Written(*row[:3], remote, self._lists(seen), True, True)  # of the row it is not
         stray = row.subscribed and row.settled and lists != sorted(row.lists)
         if stray and row.state == "here" and tried is None:  # in a list that we did not put it in
             done.news.add(row.contact_id)

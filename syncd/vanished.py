@@ -38,11 +38,11 @@ async def write(connection: Connection, destination_id: int, ids: Sequence[str])
     """
     await connection.fetchrow(sql.plan.lock_feed, destination_id)
     journal = await connection.fetch(sql.absence.lock_journal, destination_id, ids)
-    sent = {row["contact_id"] for row in journal if row["state"] == "sent"}
-    free = [one for one in ids if one not in sent]
+    busy = {row["contact_id"] for row in journal if row["busy"]}
+    free = [one for one in ids if one not in busy]
     found = await connection.fetch(sql.absence.lock_mirror, destination_id, free)
     missing = [one for one in map(gone, found) if one.lists]
-    await connection.execute(sql.absence.free, destination_id, free)
+    await connection.execute(sql.absence.free, destination_id, [one.contact_id for one in missing])
     await _write_mirror(connection, destination_id, missing)
     if missing:
         columns = zip(*(row for one in missing for row in _opt_outs(one)), strict=True)

@@ -119,7 +119,7 @@ def _from_xml(body: bytes) -> Any:
         root = etree.fromstring(body, parser)
     except (etree.XMLSyntaxError, ValueError):
         return UNREADABLE
-    if root.getroottree().docinfo.doctype:
+    if getattr(root.getroottree().docinfo, "doctype", ""):
         return UNREADABLE
     found = _plain(root)
     name = str(etree.QName(root).localname).lower()
