@@ -158,16 +158,10 @@ async def told(app: App, pool: Pool, shelves: Shelves) -> None:
     except TimeoutError:
         rows = await pool.fetch("select * from syncd.journal")
         open_scans = await pool.fetch("select * from syncd.scan where finished_at is null")
-        mirror = await pool.fetch(
-            "select contact_id, email, state, lists, remote from syncd.mirror"
-        )
-        sent = await pool.fetch("select contact_id, kind, outcome, error, at from syncd.delivery")
-        seen = await pool.fetch("select remote_id, email, contact_id, list_key from syncd.seen")
-        for name, rows_ in (("mirror", mirror), ("delivery", sent), ("seen", seen)):
-            for row in rows_:
-                print("DUMP", name, *row)
-        for m in shelves.members.values():
-            print("DUMP member", m)
+        for name in ("mirror", "delivery", "seen", "missing"):
+            for row in await pool.fetch(f"select * from syncd.{name}"):
+                print(name, *row)
+        print(*shelves.members.values(), sep="\n")
         raise AssertionError(
             {"opt_outs": [tuple(r) for r in await pool.fetch(
                 "select contact_id, list_id, evidence, observed_at from syncd.opt_out")],

@@ -11,6 +11,7 @@ from acme_lists import Shop, shop
 from support import gone, move, rename
 from test_reading import crowd, emails, filled, once, opt_outs, people, scan, settle, until
 
+from syncd import control
 from syncd import flow as flows
 from syncd.db import Pool
 from syncd.errors import Fenced, ProviderError
@@ -189,8 +190,6 @@ async def test_both_scans_must_have_begun_after_the_last_write(pool: Pool) -> No
 
 
 async def test_what_was_approved_is_not_done_to_who_was_written_since(pool: Pool) -> None:
-    from syncd import control
-
     async with shop(pool, guard_percent=10.0, guard_floor=1) as w:
         await people(pool, news=crowd(5))
         flow = await filled(w)
