@@ -41,10 +41,6 @@ update syncd.list_mirror l
  where l.destination_id = due.destination_id and l.list_id = due.list_id
 returning l.list_id, l.name, l.remote_id, l.wanted, l.doubtful, l.claim, l.attempts, l.last_error;
 
--- name: any_due
-select exists (select 1 from syncd.list_mirror
-                where destination_id = $1::int and state = 'due' and due_at <= now());
-
 -- name: settle
 -- A list that was renamed or left the source meanwhile is due again. Who is in a list that was
 -- found, not made ($11), has to be read before it is written to.
