@@ -313,14 +313,15 @@ def was_person(row: Row, entry: Row, rules: Rules) -> Person | None:
     None where the provider is not known, and not suspected, to have the contact.
     """
     left = entry["sent_lists"] if entry["doubtful"] else None
+    # A no that was sent, but never acknowledged, is remembered by no mirror row.
+    mailed = not (entry["doubtful"] and entry.get("silenced"))
     if not _is_known(row):
         if not (left or (entry["doubtful"] and entry["email"])):
             return None
-        # A no that was sent, but never acknowledged, has no mirror row that could remember it.
-        mailed = not (entry["doubtful"] and entry.get("silenced"))
         return Person(entry["email"] or "", {}, _lists_there(left or (), rules), mailed)
     lists = _lists_there((*row["m_lists"], *(left or ())), rules)
-    return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, row["m_subscribed"])
+    on = row["m_subscribed"] and mailed
+    return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, on)
 
 
 def _lists_there(ids: Sequence[str], rules: Rules) -> dict[str, str]:

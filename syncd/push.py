@@ -351,7 +351,8 @@ def _remembered(
         if entry.change.doubtful and entry.email:
             was = entry.change.was
             lists = array_literal(sorted(was.lists) if was else [])
-            yield entry.contact_id, entry.email, entry.subscribed, _dump(one.remote), lists
+            on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
+            yield entry.contact_id, entry.email, on, _dump(one.remote), lists
 
 
 def _dump(remote: Mapping[str, Any]) -> str:

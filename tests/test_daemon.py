@@ -231,6 +231,7 @@ async def test_a_held_plan_is_discarded_by_command_and_asked_for_again(syncd: Se
 async def test_sigterm_finishes_what_is_in_flight_and_leaves_no_doubt(syncd: Service) -> None:
     box = await syncd.sandbox()
     await syncd.destination("shop", box)
+    await syncd.db.execute("update syncd.destination set guard_floor = 1000")
     daemon = await syncd.daemon()
     await syncd.in_step()
     box.set_faults(latency_ms=[700, 800])

@@ -188,6 +188,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "holder": draw(st.sampled_from([None, None, "d"])),
         "in_flight_window": draw(st.booleans()),
         "holder_of_tried": draw(st.sampled_from([None, None, "d"])),
+        "missed": [],
         "tried_in_flight": draw(st.sampled_from([None, None, "d"])),
         "successor": draw(st.sampled_from([None, None, "d"])),
         "erase": False,
