@@ -1345,8 +1345,10 @@ async def carried(cc: ConstantContact, changes: Sequence[Change]) -> None:
 async def test_with_every_fault_on_it_converges_all_the_same(
     box: Handle, cc: ConstantContact, seed: int
 ) -> None:
+    # A server that says 500 for "nobody found" cannot be told from one that fails: no faults then.
+    rates = {k: 0.0 if seed % 2 and k.startswith("error") else v for k, v in RATES.items()}
     box.set_limits(none_found=("feed", "500")[seed % 2], opted_out=("403", "400")[seed // 2])
-    box.set_faults(seed=seed, **RATES)
+    box.set_faults(seed=seed, **rates)
     names = ("news", "cust", "third")
     was = [person(f"p{n}@x.org", *names[: 1 + n % 3], FirstName="A", City="R") for n in range(90)]
     await carried(cc, [put(one) for one in was])
