@@ -145,6 +145,10 @@ class CleverTap:
         return credential.account_id.get_secret_value()
 
     @classmethod
+    def account(cls, credential: CleverTapCredential) -> str:
+        return credential.account_id.get_secret_value().upper()
+
+    @classmethod
     def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
         """Requests in flight only; there is no rate and no quota (4)."""
         return cls.traits.meters
