@@ -9,9 +9,9 @@
 --     export SYNCD_SECRET_COPERNICA='{"access_token": "…"}'
 --     syncd plan copernica && syncd backfill copernica
 --
--- For the real one: take base_url, auth_url and authorize_url away, name your database, map your own fields, and
--- give the real token. A running daemon takes up a changed row within a second. Run this file as
--- often as you like. config/copernica.toml says the same for `syncd apply`.
+-- For the real one: take base_url, auth_url and authorize_url away, name your database, map your own
+-- fields, and give the real token. A running daemon takes up a changed row within a second. Run this
+-- file as often as you like. config/copernica.toml says the same for `syncd apply`.
 --
 -- Copernica takes one contact a request, and bills requests: a first fill costs two a contact.
 -- syncd makes its own fields there: the key field, a mark beside it (<key_field>_off) and, where

@@ -19,7 +19,7 @@ MARKS = "<!-- abilities: made by `python -m syncd.abilities README.md` -->", "<!
 _BETWEEN = re.compile(
     "(?<=" + re.escape(MARKS[0]) + "\n)(.*?)(?=" + re.escape(MARKS[1]) + ")", re.DOTALL
 )
-YES, NO = "yes", "–"
+YES, NO = "yes", "no"
 KEYS = {"ours": "our contact id", "address": "the address", "remote id": "the provider's id"}
 
 FLAGS = {

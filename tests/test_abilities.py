@@ -40,7 +40,7 @@ def test_a_flag_that_is_taken_away_changes_the_table(monkeypatch: pytest.MonkeyP
     assert cells(abilities.table())[row][place] == "yes"
     monkeypatch.setattr(kind, "traits", replace(kind.traits, can=kind.traits.can & ~Can.FIND))
 
-    assert cells(abilities.table())[row][place] == "–"
+    assert cells(abilities.table())[row][place] == "no"
     assert abilities.put(README.read_text("utf-8")) != README.read_text("utf-8")
 
 

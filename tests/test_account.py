@@ -196,6 +196,5 @@ async def test_destinations_that_share_a_quota_but_no_account(
 
         found = [one async for one in check(None, environ=at.environ)]
 
-        says = [one.says for one in found if one.subject == "accounts"]
-        [says] = says
+        [says] = [one.says for one in found if one.subject == "accounts"]
         assert says.startswith("destinations marketing, second share one quota; the smallest holds")
