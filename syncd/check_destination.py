@@ -11,11 +11,12 @@ import asyncpg
 
 from syncd import account, sql
 from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits_of, options_of
+from syncd.check_people import sample
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError, Refused
 from syncd.faults import faults_of
 from syncd.model import Can, Finding, Meter
-from syncd.providers import Provider, provider
+from syncd.providers import LooksUpPeople, Provider, provider
 from syncd.schedule import parse
 from syncd.secrets import expiry
 from syncd.status_words import EXPIRES_SOON
@@ -191,6 +192,8 @@ async def check_account(
             told = [*await made.adapter.check()]
             if made.provider.traits.can & Can.FIELDS and all(f.level != "error" for f in told):
                 told += await made.adapter.check_fields([f.name for f in made.desired.fields])
+            if isinstance(made.adapter, LooksUpPeople) and all(f.level != "error" for f in told):
+                told += await made.adapter.check_people(await sample(made))
             if all(f.level != "error" for f in told) and (differs := await account.look(made)):
                 told.append(differs)
             found = [replace(f, subject=f"{name}: {f.subject}") for f in told]

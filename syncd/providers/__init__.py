@@ -276,6 +276,16 @@ class NamesAccount(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksUpPeople(Protocol):
+    """An adapter whose key is ours, at a provider that may know people by other ones."""
+
+    async def check_people(self, people: Mapping[str, str]) -> Sequence[Finding]:
+        """Whether these (identity → address), who are to be made, are known there as others;
+        part of `check`."""
+        ...
+
+
 class LooksUpFields(Protocol):
     async def check_fields(self, names: Sequence[str]) -> Sequence[Finding]:
         """Whether the account has these fields; part of `check`."""
