@@ -958,7 +958,7 @@ async def test_a_no_that_is_seen_while_adopting_is_taken_and_nothing_is_sent(des
         await tap.push([change._replace(resubscribe=True)])
 
     assert outcomes == [OptedOut(evidence={"MSG-email": False})]
-    assert desk.records(-1)[0]["identity"] == "app-7"
+    assert desk.records(-2)[0]["identity"] == "app-7"  # the last one marks the address
 
 
 async def test_find_tells_a_no_where_it_can_be_seen_and_merged_identities(desk: Desk) -> None:

@@ -250,7 +250,7 @@ async def test_whoever_is_there_is_looked_up_before_one_is_made_where_addresses_
     assert sorted(held(box)) == ["app-7", "app-8", "c3"]
     assert held(box)["app-7"]["properties"]["First Name"] == "Anna"
     assert not held(box)["app-8"]["mailable"]
-    assert box.snapshot()["duplicates"] == []
+    assert box.snapshot()["duplicates"] == {}
 
 
 async def test_check_says_who_is_known_there_under_another_identity(box: Handle) -> None:
