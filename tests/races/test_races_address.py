@@ -536,12 +536,16 @@ async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_wa
         await w.hand.drain()
         await put(pool, "bob=s@x.test")
         other, read = await w.another(), FullPass._read
+        met = asyncio.Event()  # ann, in her own window
 
         async def overtaken(self: FullPass, number: int, first: str, last: str) -> Sequence[Any]:
             rows = await read(self, number, first, last)
+            if first == "ann":
+                met.set()
             if first == "bob":
+                await met.wait()
                 while await pool.fetchval("select count(*) from syncd.intent") > 1:
-                    await asyncio.sleep(0.002)  # ann's own window is still open
+                    await asyncio.sleep(0.002)  # ann's window is still open
                 await move(pool, bob="b@x.test", ann="s@x.test")
                 await other.plan()
                 while not (claim := await other.step()).contact_ids:
