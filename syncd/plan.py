@@ -294,8 +294,9 @@ class Planner:
             return set()
         in_window = {r["contact_id"] for r in (*moved, *held) if r["in_window"]}
         done = not in_window & set(moves) and await connection.fetchval(
-            sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours"
-        )
+            sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours",
+            self.key == "address",
+        )  # fmt: skip
         if not done:  # one of them is in flight: look again once it has settled
             # Not at whoever only gives its place up: planned again while it is in flight it would
             # be sent again, and so be in flight the next time, too.

@@ -562,6 +562,29 @@ async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_wa
         assert await people(w) == {"ann": "s@x.test", "bob": "b@x.test"}
 
 
+@pytest.mark.parametrize("key", ["address", "remote id"])
+@pytest.mark.parametrize("applied", [False, True])
+async def test_the_doubt_about_a_record_goes_with_it_to_whoever_takes_it_over(
+    pool: Pool, key: Key, applied: bool
+) -> None:
+    """8: the removal of ann's record was lost; then she takes the place of bob, who is gone."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "ann", "bob", "eve")
+        await w.hand.drain()
+        await gone(pool, "ann")
+        await w.hand.plan()
+        w.acme.faults.append("lost" if applied else "cut")
+        assert (await w.hand.step()).contact_ids == ["ann"]
+        assert (await w.hand.row("ann"))["doubtful"]
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "bob")
+            await put(connection, "ann=bob@x.test")
+        await w.hand.drain()
+
+        assert sorted(w.acme.mailed()) == ["bob@x.test", "eve@x.test"]
+        assert await w.hand.rows() == {}
+
+
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
     """Promise 2: claims take turns; the second one sees what the first has in flight."""
     async with world(pool, "ours") as w:
