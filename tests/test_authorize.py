@@ -237,11 +237,15 @@ async def desk(database: str, pool: Pool) -> AsyncIterator[Desk]:
             assert not [one for one in (SECRET, *box.state.door.granted) if one in text], row
 
 
-@pytest.mark.parametrize("answers_as", ["json", "documented"])
+@pytest.mark.parametrize(("version", "answers_as"), [("v1", "json"), ("v4", "documented")])
 async def test_a_granted_token_is_sealed_and_works_and_the_account_is_pinned(
-    desk: Desk, answers_as: str
+    desk: Desk, version: str, answers_as: str
 ) -> None:
     desk.box.set_limits(answers_as=answers_as)
+    await desk.pool.execute(
+        "update syncd.destination set options = options || jsonb_build_object('version', $1::text)",
+        version,
+    )
     async with desk.asking() as (page, _):
         asked = parse_qs(urlsplit(page).query)
         assert re.fullmatch(r"[0-9a-f]{64}", asked["state"][0])
