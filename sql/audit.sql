@@ -59,11 +59,15 @@ on conflict (run_id, remote_id) do update
                      else a.fields || coalesce(excluded.fields, '{}') end;
 
 -- name: mark
--- Who has said no there, by an event: beside the records, which may not tell.
+-- Who has said no there, by an event, and is mailed by the mirror: beside the records, which may not
+-- tell. A no that is known already, and only told again, is no difference.
 insert into syncd.audited (run_id, remote_id, contact_id, opted_out)
-select distinct $1::bigint, 'said no: ' || u.contact_id, u.contact_id, true
-  from unnest($2::text[]) u (contact_id)
-on conflict (run_id, remote_id) do nothing;
+select $1::bigint, 'said no: ' || m.contact_id, m.contact_id, true
+  from syncd.mirror m
+ where m.destination_id = $2::int and m.contact_id = any($3::text[]) and m.subscribed
+ order by m.contact_id
+on conflict (run_id, remote_id) do nothing
+returning contact_id;
 
 -- name: to_read
 -- Who is to be read one by one: everybody that should be there, or ($4) whoever was met in pages.

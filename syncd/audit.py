@@ -242,9 +242,11 @@ class Auditor:
         traits = self._adapter.traits
         pages = singly = 0
         if traits.can & Can.SCAN:
-            records = row["memberships"] if traits.scans_lists else row["here"]
-            lists = max(1, len(self._lists)) if traits.scans_lists else 1
-            pages = math.ceil(records / traits.page) + lists
+            whole = not traits.scans_lists
+            by_list = bool(traits.can & Can.LISTS) and traits.scans != "account"
+            pages = math.ceil(row["here"] / traits.page) + 1 if whole else 0
+            if by_list:  # each ends with a page that brings nothing new
+                pages += math.ceil(row["memberships"] / traits.page) + 2 * len(self._lists)
         if self._reads_singly:
             singly = row["here"]
         total = pages + singly + ALWAYS
@@ -288,10 +290,12 @@ class Auditor:
 
         async def read() -> None:
             async for notices in self._adapter.opt_outs(since):
-                news = await reader.note(notices, keep=self.repair)
+                news = await reader.note(notices, keep=False)
                 ids = sorted({one["contact_id"] for one in news} - {None})
-                await self.pool.execute(sql.audit.mark, self._run, ids)
-                self.audit.noted += len(news) if self.repair else 0
+                marked = await self.pool.fetch(sql.audit.mark, self._run, self._me, ids)
+                if self.repair:
+                    await reader.note(notices)
+                    self.audit.noted += len(marked)
 
         await self._stage.patiently(read)
 

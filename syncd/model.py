@@ -294,7 +294,7 @@ class Traits:
     visible_after: float = 0.0
     requests_per_batch: float = 1.0
     default_fields: Mapping[str, str] = field(default_factory=dict)
-    scans: Literal["lists", "account"] = "lists"
+    scans: Literal["lists", "account", "account, then lists"] = "lists"
     page: int = 100
     whole_pages: bool = False
 

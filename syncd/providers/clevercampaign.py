@@ -76,7 +76,7 @@ class CleverCampaign:
             | Can.WHOLE,
             visible_after=2.0,
             default_fields={"firstname": "first_name", "lastname": "last_name"},
-            scans="account",
+            scans="account, then lists",
             whole_pages=True,
         )
     )
