@@ -5,18 +5,18 @@ select count(*) as here, coalesce(sum(cardinality(m.lists)), 0)::bigint as membe
   from syncd.mirror m
  where m.destination_id = $1::int and m.state in ('here', 'adopted');
 
--- name: began
-select started_at from syncd.run where id = $1::bigint;
+-- name: now
+select clock_timestamp();
 
 -- name: meet
 -- Whose records these are: by our id where the provider stores it, by the provider's own id as the
--- mirror remembers it, by the address as the mirror has it, as the source wants it ($11). $3: they
--- were read for just these contacts.
+-- mirror remembers it, by the address as the mirror has it, as the source wants it ($13). $3: they
+-- were read for just these contacts; $4: in pages of this list; $5: when they were asked for.
 with u as materialized (
     select u.remote_id, u.email, u.subscribed, u.lists::text[] as lists, u.fields::jsonb as fields,
            u.told, u.remote::jsonb as remote, u.wanting
-      from unnest($4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[], $9::text[],
-                  $10::text[], $11::text[])
+      from unnest($6::text[], $7::text[], $8::boolean[], $9::text[], $10::text[], $11::text[],
+                  $12::text[], $13::text[])
            u (remote_id, email, subscribed, lists, fields, told, remote, wanting)
 ), owned as (
     select u.*,
@@ -46,11 +46,12 @@ with u as materialized (
           offset 0) by_address on true
 )
 insert into syncd.audited as a
-       (run_id, remote_id, contact_id, email, subscribed, lists, fields)
-select $2::bigint, o.remote_id, o.contact_id, o.email, o.subscribed, o.lists, o.fields
+       (run_id, list_key, remote_id, contact_id, email, subscribed, lists, fields, read_at)
+select $2::bigint, $4::text, o.remote_id, o.contact_id, o.email, o.subscribed, o.lists, o.fields,
+       $5::timestamptz
   from owned o
  order by o.remote_id
-on conflict (run_id, remote_id) do update
+on conflict (run_id, list_key, remote_id) do update
    set contact_id = coalesce(a.contact_id, excluded.contact_id),
        email = coalesce(excluded.email, a.email),
        subscribed = coalesce(excluded.subscribed, a.subscribed),
@@ -66,7 +67,7 @@ select $1::bigint, 'said no: ' || m.contact_id, m.contact_id, true
   from syncd.mirror m
  where m.destination_id = $2::int and m.contact_id = any($3::text[]) and m.subscribed
  order by m.contact_id
-on conflict (run_id, remote_id) do nothing
+on conflict (run_id, list_key, remote_id) do nothing
 returning contact_id;
 
 -- name: to_read
@@ -99,7 +100,18 @@ select a.remote_id, a.email from syncd.audited a
  limit $2::int;
 
 -- name: read
-select count(*) from syncd.audited where run_id = $1::bigint and not opted_out;
+select count(distinct a.remote_id) from syncd.audited a
+ where a.run_id = $1::bigint and not a.opted_out;
+
+-- name: still_left
+-- Which of these contacts a second reading has met, and again not in the list of theirs.
+select u.contact_id, u.list_id
+  from unnest($2::text[], $3::text[], $4::text[]) u (contact_id, list_id, remote_id)
+ where exists (select 1 from syncd.audited a
+                where a.run_id = $1::bigint and a.contact_id = u.contact_id and not a.opted_out)
+   and not exists (select 1 from syncd.audited a
+                    where a.run_id = $1::bigint and a.contact_id = u.contact_id
+                      and a.lists @> array[u.remote_id]);
 
 -- name: adopt
 -- What is there becomes what the mirror says, and is to be looked at by the plan: as adopted, so that

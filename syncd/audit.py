@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,6 +115,7 @@ class Unread(ProviderError):
     def __init__(self, finding: Finding) -> None:
         super().__init__(f"{finding.says}. {finding.remedy}" if finding.remedy else finding.says)
         self.exit_code = finding.exit_code or 1  # type: ignore[misc]
+        self.needs_a_person = self.exit_code != ProviderError.exit_code  # type: ignore[misc]
 
 
 class Auditor:
@@ -128,7 +129,9 @@ class Auditor:
         repair: bool = False,
         window: int = 2000,
         stop: asyncio.Event | None = None,
+        scan: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """scan: has the account scanned by whoever serves it here; None: nobody else does."""
         assert made.flow is not None
         self.made = made
         self.flow: Flow = made.flow
@@ -136,6 +139,7 @@ class Auditor:
         self.repair = repair
         self.window = window
         self.stop = stop or asyncio.Event()
+        self.scan = scan or self.flow.scan_all
         self.audit = Audit(made.destination.name, repaired=repair)
         self.announce: Callable[[Audit], None] = lambda _: None
         self._rows = AuditRows(made.desired)
@@ -185,9 +189,12 @@ class Auditor:
         await self._estimate()
         self.announce(self.audit)
         scope = await self._scope()
-        mender = Mender(self.flow, scope) if self.repair else None
+        mender: Mender | None = None
+        if self.repair:
+            mender = Mender(self.flow, scope, self.scan, lambda: self._read_again(scope))
         await self._read_opt_outs()
         await self._read_records(scope)
+        self.audit.read = await self.pool.fetchval(sql.audit.read, self._run)
         async for rows in self._windows():
             await self._compare(rows, scope, mender)
         async for rows in self._outside():
@@ -207,10 +214,14 @@ class Auditor:
     async def _reach(self) -> None:
         """The credentials work; the lists are where they were."""
         stage = self._stage
-        findings: Sequence[Finding] = await stage.patiently(self._adapter.check)
-        for one in findings:
-            if one.level == "error":
-                raise Unread(one)
+
+        async def check() -> None:
+            findings: Sequence[Finding] = await self._adapter.check()
+            for one in findings:
+                if one.level == "error":
+                    raise Unread(one)
+
+        await stage.patiently(check)
         can: Can = self._adapter.traits.can
         if can & Can.LISTS:
             there = await stage.patiently(self.flow.lists.look)
@@ -305,7 +316,11 @@ class Auditor:
             await stage.read_pages(sorted(self._lists) if scope.by_list else [None])
         if self._reads_singly:
             await stage.read_singly(met_only=bool(can & Can.SCAN))
-        self.audit.read = await self.pool.fetchval(sql.audit.read, self._run)
+
+    async def _read_again(self, scope: Scope) -> int:
+        await self.pool.execute(sql.audit.clear, self._run)
+        await self._read_records(scope)
+        return self._run
 
     # ── Comparing ───────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ is missing, or left a list, has said no there, as far as anybody can tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 from syncd import sql
 from syncd.absence import Absence
 from syncd.audit_verdict import Scope, Verdict
-from syncd.db import Connection, transact
+from syncd.db import Connection, Pool, transact
 from syncd.flow import Flow
 from syncd.journal import array_literal
 from syncd.model import Can, Notice
@@ -30,11 +30,14 @@ class Mender:
 
     flow: Flow
     scope: Scope
+    scan: Callable[[], Awaitable[object]]  # has everything scanned, by whoever serves it
+    read_again: Callable[[], Awaitable[int]]  # what was read is read anew; returns the run
     mended: int = 0  # contacts that the plan looks at again
     noted: int = 0  # opt-outs that were written down
     held: list[str] = field(default_factory=list)  # what was not done, and why
     _missing: list[str] = field(default_factory=list)
-    _left: int = 0
+    _leavers: list[Verdict] = field(default_factory=list)  # no more than the guard lets pass
+    _left: int = 0  # memberships that have ended there
     _scans: bool = False
     _room: int | None = None
 
@@ -43,14 +46,20 @@ class Mender:
         return self.flow.destination.id
 
     @property
+    def _pool(self) -> Pool:
+        return self.flow.planner.pool
+
+    @property
     def _can_scan(self) -> bool:
         return self.flow.reading.can_scan
 
     async def mend(self, found: Sequence[Verdict]) -> None:
         """A window of differences."""
         drifted = [one for one in found if one.kind in ("there", "both")]
-        await self._note_left([one for one in drifted if one.left and self._may_be_a_no])
-        await self._adopt([one for one in drifted if self._is_ours_to_mend(one)])
+        leavers = [one for one in drifted if one.left and self._may_be_a_no]
+        await self._keep_leavers(leavers)
+        stays = [one for one in drifted if not (one.left and self._may_be_a_no)]
+        await self._adopt([one for one in stays if self._is_ours_to_mend(one)])
         missing = [one.contact_id for one in found if one.kind == "missing"]
         if self._can_scan:
             lists = self.scope.by_list and any(one.left or one.joined for one in drifted)
@@ -67,22 +76,42 @@ class Mender:
         """Where lists are objects of their own people leave them; list by list a scan tells."""
         return bool(self.scope.traits.can & Can.LISTS) and not self.scope.by_list
 
-    async def _note_left(self, found: Sequence[Verdict]) -> None:
-        """Few: each is that person's no to that list. Many: somebody has emptied a list."""
+    async def _keep_leavers(self, found: Sequence[Verdict]) -> None:
         if not found:
             return
         if self._room is None:
-            self._room = await self._absence.allowed()
-        notices = [
-            Notice(one.contact_id, None, "unsubscribed", None, list_id, {"audit": "left there"})
-            for one in found
-            for list_id in one.left
-        ]
-        self._left += len(notices)
-        if self._left > self._room:
+            self._room = max(0, await self._absence.allowed())
+        self._left += sum(len(one.left) for one in found)
+        if self._left <= self._room:
+            self._leavers += found
+        else:
+            self._leavers = []
+
+    async def _note_left(self) -> None:
+        """Few: each is that person's no to that list, if a second reading says so too. Many:
+        somebody has emptied a list, and a person has to look."""
+        if self._room is not None and self._left > self._room:
+            self.held.append(
+                f"{self._left} memberships have ended there, more than the guard lets pass in a day"
+                " as opt-outs: look there first; raise guard_floor if people did leave"
+            )
+        if not self._leavers:
             return
+        remote = {ours: there for there, ours in self.scope.lists.items()}
+        pairs = [(one.contact_id, two, remote[two]) for one in self._leavers for two in one.left]
+        columns = map(list, zip(*pairs, strict=True))
+        run = await self.read_again()
+        rows = await self._pool.fetch(sql.audit.still_left, run, *columns)
+        still = {(row["contact_id"], row["list_id"]) for row in rows}
+        notices = [
+            Notice(one, None, "unsubscribed", None, list_id, {"audit": "left there"})
+            for one, list_id in sorted(still)
+        ]
         self.noted += len(await self.flow.reader.write(notices))
-        await self.flow.planner.pool.execute(sql.plan.count, self._me, "vanish", len(notices))
+        if notices:
+            await self._pool.execute(sql.plan.count, self._me, "vanish", len(notices))
+        for start in range(0, len(self._leavers), BLOCK):
+            await self._adopt(self._leavers[start : start + BLOCK])
 
     # ── What is otherwise there than it should be ───────────────────────────────────────────
 
@@ -106,7 +135,7 @@ class Mender:
                 await connection.execute(sql.plan.note_changes, source, ids)
             return len(ids)
 
-        self.mended += await transact(self.flow.planner.pool, work)
+        self.mended += await transact(self._pool, work)
 
     def _row(self, one: Verdict) -> tuple[Any, ...]:
         """Lists that were left stay the mirror's, where leaving them was a no: they are not in
@@ -126,18 +155,14 @@ class Mender:
 
     async def _miss(self) -> None:
         began = datetime.fromtimestamp(self.scope.began, UTC)
-        await self.flow.planner.pool.execute(sql.audit.miss, self._me, self._missing, began)
+        await self._pool.execute(sql.audit.miss, self._me, self._missing, began)
         self._missing = []
 
     async def finish(self) -> None:
         """Judge who is missing; put what is to be mended into the journal."""
-        if self._room is not None and self._left > self._room:
-            self.held.append(
-                f"{self._left} memberships have ended there, more than the guard lets pass in a day"
-                " as opt-outs: look there first; raise guard_floor if people did leave"
-            )
+        await self._note_left()
         if self._scans:
-            await self.flow.scan_all()
+            await self.scan()
         elif not self._can_scan:
             if self._missing:
                 await self._miss()

@@ -64,9 +64,10 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
   full join (
       select a.contact_id,
              jsonb_agg(jsonb_build_object(
-                 'remote_id', a.remote_id, 'email', a.email, 'subscribed', a.subscribed,
+                 'list_key', a.list_key, 'email', a.email, 'subscribed', a.subscribed,
                  'lists', to_jsonb(a.lists), 'fields', a.fields, 'opted_out', a.opted_out,
-                 'read_at', extract(epoch from a.read_at)) order by a.remote_id) as records
+                 'read_at', extract(epoch from a.read_at))
+                 order by a.list_key, a.remote_id) as records
         from syncd.audited a
        where a.run_id = $3::bigint and a.contact_id = any({ids})
        group by a.contact_id) a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from syncd import faults
 from syncd.audit import Audit, Auditor
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
+from syncd.flow import Flow
 
 if TYPE_CHECKING:
     from syncd.app import App
@@ -40,8 +41,12 @@ async def run(
     repair: bool,
     stop: asyncio.Event | None = None,
     announce: Callable[[Audit], None] = lambda _: None,
+    serves: Callable[[str], Flow | None] = lambda _: None,
 ) -> dict[str, Ended]:
-    """ConfigError with every fault of all of them; a provider's fault ends its own audit only."""
+    """ConfigError with every fault of all of them; a provider's fault ends its own audit only.
+
+    serves: the flow of this same worker that serves a destination; it makes the scans then.
+    """
     if found := await faults.find(app.pool, app.secrets, rows):
         raise ConfigError(*found)
     everyone, done = await app.destinations(), {}
@@ -51,11 +56,22 @@ async def run(
             continue
         async with app.assembled(row, everyone, worker) as made:
             auditor = Auditor(
-                made, samples=samples, repair=repair, window=app.settings.window, stop=stop
-            )
+                made, samples=samples, repair=repair, window=app.settings.window, stop=stop,
+                scan=_ringing(serves(row.name)),
+            )  # fmt: skip
             auditor.announce = announce
             done[row.name] = await _ended(auditor)
     return done
+
+
+def _ringing(flow: Flow | None) -> Callable[[], Awaitable[None]] | None:
+    if flow is None:
+        return None
+
+    async def ring() -> None:
+        flow.bells.scan.set()
+
+    return ring
 
 
 async def _ended(auditor: Auditor) -> Ended:

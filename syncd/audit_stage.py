@@ -50,21 +50,26 @@ class Stage:
             since, failures = time.monotonic(), 0
             while True:
                 try:
+                    asked = await self._now()
                     async for page in self.adapter.scan(one, cursor):
-                        await self._meet_page(page, one)
+                        await self._meet_page(page, one, asked)
                         cursor, since, failures = page.cursor, time.monotonic(), 0
+                        asked = await self._now()  # the next one is asked for only now
                     break
                 except (ProviderError, Fenced) as error:
                     failures += 1
                     await self._wait_out(error, since, failures)
 
-    async def _meet_page(self, page: Page, list_id: str | None) -> None:
+    async def _now(self) -> Any:
+        return await self.pool.fetchval(sql.audit.now)
+
+    async def _meet_page(self, page: Page, list_id: str | None, asked: Any) -> None:
         """Records of a page, each once: a list that was asked for stands in for silence."""
         records: dict[str, Seen] = {}
         for one in page.records:
             lists = {*one.lists, *(() if list_id is None else (list_id,))}
             records[one.remote_id] = replace(one, lists=sorted(lists))
-        await self._meet(list(records.values()), list_id, sure=False)
+        await self._meet(list(records.values()), list_id, asked, sure=False)
 
     async def read_singly(self, met_only: bool) -> None:
         """Read everybody whole who should be there; *met_only*: and was met in a page."""
@@ -100,11 +105,14 @@ class Stage:
         raise fault
 
     async def _read_chunk(self, changes: Sequence[Change]) -> None:
+        asked = await self._now()
         found = await self.patiently(lambda: self.adapter.read_whole(changes))
         there = {one.remote_id: one for one in found if one is not None}
-        await self._meet(list(there.values()), None, sure=True)
+        await self._meet(list(there.values()), None, asked, sure=True)
 
-    async def _meet(self, records: Sequence[Seen], list_id: str | None, *, sure: bool) -> None:
+    async def _meet(
+        self, records: Sequence[Seen], list_id: str | None, asked: Any, *, sure: bool
+    ) -> None:
         if not records:
             return
         emails = sorted({email for one in records if (email := _address(one)) is not None})
@@ -123,7 +131,13 @@ class Stage:
             strict=True,
         )  # fmt: skip
         await self.pool.execute(
-            sql.audit.meet, self._me, self.run_id, sure, *(list(column) for column in columns)
+            sql.audit.meet,
+            self._me,
+            self.run_id,
+            sure,
+            list_id or "",
+            asked,
+            *(list(column) for column in columns),
         )
 
     def _remote(self, one: Seen, list_id: str | None) -> str | None:

@@ -24,15 +24,18 @@ KINDS: Sequence[Kind] = ("opted_out", "missing", "there", "both", "here", "rejec
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it was read. opted_out: not a record, but an opt-out that was news."""
+    """A record as it was read. list_key: in a page of that list; '' of the account, or alone.
 
-    remote_id: str
+    opted_out: not a record, but an opt-out that was news.
+    """
+
+    list_key: str
     email: str | None
     subscribed: bool | None
     lists: Sequence[str]
     fields: Mapping[str, Any] | None
     opted_out: bool
-    read_at: float  # seconds since 1970, by the database's clock
+    read_at: float  # when it was asked for: seconds since 1970, by the database's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +143,11 @@ def _told_here(row: Row, scope: Scope) -> Differences:
 
 def _look(made: Verdict, row: Row, records: Sequence[Record], scope: Scope) -> None:
     """What was read against what the mirror says."""
-    real = [one for one in records if not one.opted_out]
+    real = best(records)
     there = sorted({scope.lists[n] for one in real for n in one.lists if n in scope.lists})
     made.lists = there
-    made.doubles = _doubles(real, scope)
-    if len(real) < len(records):
+    made.doubles = _doubles(records, scope)
+    if any(one.opted_out for one in records):
         made.kind = "opted_out"
         return
     if not (made.held and row["m_subscribed"]):
@@ -209,11 +212,18 @@ def _look_at_data(made: Verdict, row: Row, record: Record, scope: Scope) -> None
                 made.fields[name] = pair[1] or None
 
 
-def _doubles(real: Sequence[Record], scope: Scope) -> int:
+def best(records: Sequence[Record]) -> Sequence[Record]:
+    """Those that were read last and whole, where a contact was read alone after its pages."""
+    real = [one for one in records if not one.opted_out]
+    return [one for one in real if not one.list_key] or real
+
+
+def _doubles(records: Sequence[Record], scope: Scope) -> int:
     """Records beyond the one; where lists are read, of one list."""
+    real = [one for one in records if not one.opted_out]
     if not scope.by_list:
         return max(0, len(real) - 1)
-    lists = [number for one in real for number in one.lists]
+    lists = [one.list_key for one in real if one.list_key]
     return len(lists) - len(set(lists))
 
 
@@ -224,5 +234,5 @@ def _moves(row: Row, records: Sequence[Record], scope: Scope) -> bool:
     pushed = row["m_pushed_at"]
     if pushed is None:
         return False
-    read = min((one.read_at for one in records), default=scope.began)
+    read = min((one.read_at for one in best(records)), default=scope.began)
     return bool(pushed.timestamp() > read - scope.settles)

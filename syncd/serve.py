@@ -207,8 +207,9 @@ class Service:
             async with self._auditing:
                 rows = await self.app.destinations(names)
                 ended = await audit_run.run(
-                    self.app, self.worker, rows, samples=samples, repair=repair
-                )
+                    self.app, self.worker, rows, samples=samples, repair=repair,
+                    serves=lambda name: self.flows().get(name),
+                )  # fmt: skip
             told = {name: one.summary() for name, one in ended.items()}
             code = audit_run.exit_code(ended)
             result = {"destinations": told, "exit_code": code}

@@ -3,6 +3,7 @@
 -- crash would take everybody for missing.
 create table syncd.audited (
     run_id bigint not null,
+    list_key text not null default '',
     remote_id text not null,
     contact_id text collate "C",
     email text,
@@ -11,9 +12,10 @@ create table syncd.audited (
     fields jsonb,
     opted_out boolean not null default false,
     read_at timestamptz not null default clock_timestamp(),
-    primary key (run_id, remote_id)
+    primary key (run_id, list_key, remote_id)
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 create index audited_contact on syncd.audited (run_id, contact_id);
 comment on table syncd.audited is
-    'records that a running audit (run_id) has met; contact_id: null = not ours; lists: remote ids;'
-    ' opted_out: no record, but an opt-out that was news';
+    'records that a running audit (run_id) has met; list_key: the remote list whose page it was;'
+    ' contact_id: null = not ours; lists: remote ids; opted_out: no record, but an opt-out that was'
+    ' news; read_at: when it was asked for';
