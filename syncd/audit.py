@@ -131,7 +131,7 @@ class Auditor:
         stop: asyncio.Event | None = None,
         scan: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """scan: has the account scanned by whoever serves it here; None: nobody else does."""
+        """scan: has the account scanned by whoever serves it here; None: by this one."""
         assert made.flow is not None
         self.made = made
         self.flow: Flow = made.flow
@@ -277,7 +277,7 @@ class Auditor:
         if row["pushed_at"] is not None:
             wait = traits.visible_after - (row["now"] - row["pushed_at"]).total_seconds()
             if wait > 0:
-                await first_of(self.stop, timeout=wait + 0.01)
+                await first_of(self.stop, timeout=min(wait, traits.visible_after) + 0.01)
         now = await self.pool.fetchval("select clock_timestamp()")
         compare = await self._stage.patiently(self._adapter.comparer) if can & Can.COMPARE else None
         return Scope(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from syncd import faults
+from syncd.assemble import Assembled
 from syncd.audit import Audit, Auditor
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
@@ -57,21 +58,24 @@ async def run(
         async with app.assembled(row, everyone, worker) as made:
             auditor = Auditor(
                 made, samples=samples, repair=repair, window=app.settings.window, stop=stop,
-                scan=_ringing(serves(row.name)),
+                scan=_scan(made, serves),
             )  # fmt: skip
             auditor.announce = announce
             done[row.name] = await _ended(auditor)
     return done
 
 
-def _ringing(flow: Flow | None) -> Callable[[], Awaitable[None]] | None:
-    if flow is None:
-        return None
+def _scan(made: Assembled, serves: Callable[[str], Flow | None]) -> Callable[[], Awaitable[object]]:
+    """Two flows of one worker must not make the same scan."""
 
-    async def ring() -> None:
-        flow.bells.scan.set()
+    async def scan() -> None:
+        assert made.flow is not None
+        if (flow := serves(made.destination.name)) is not None:
+            flow.bells.scan.set()
+        else:
+            await made.flow.scan_all()
 
-    return ring
+    return scan
 
 
 async def _ended(auditor: Auditor) -> Ended:

@@ -37,6 +37,11 @@ NAMES: Mapping[str, tuple[str, str]] = {  # of the source's city: there, and how
     "constantcontact": ("City", "city"),
     "copernica": ("city", "city"),
 }
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "plain": {"lists_enabled": False, "write_unsubscribe": False},
+    "v4": {"version": "v4"},
+    "blind": {"lists_enabled": False, "account_is_empty": True},
+}
 SEED = 8
 
 
@@ -100,10 +105,13 @@ async def fill(pool: Pool, n: int) -> None:
 
 
 @asynccontextmanager
-async def company(database: str, pool: Pool, box: Handle, n: int, **row: Any) -> AsyncIterator[App]:
+async def company(
+    database: str, pool: Pool, box: Handle, n: int, options: Mapping[str, Any]
+) -> AsyncIterator[App]:
     name = box.state.provider
     secret = orjson.dumps(box.state.demo).decode()
     await fill(pool, n)
+    auth = {"auth_url": f"{box.url}/authenticate"} if name == "copernica" else {}
     meters = {one: {"per_second": 0, "in_flight": 0, "per_day": 0}
               for one in provider(name).traits.meters}  # fmt: skip
     if name != "constantcontact":
@@ -111,10 +119,10 @@ async def company(database: str, pool: Pool, box: Handle, n: int, **row: Any) ->
     fields = {"firstname": "first_name", "lastname": "last_name", "city": "city"}
     values: dict[str, Any] = {
         "options": orjson.dumps(
-            {"base_url": box.url, "meters": meters, **OPTIONS.get(name, {})}
+            {"base_url": box.url, "meters": meters, **OPTIONS.get(name, {}), **auth, **options}
         ).decode(),
         "fields": orjson.dumps(fields).decode() if name == "clevercampaign" else None,
-        "guard_percent": 100, "guard_floor": 100_000, **row,
+        "guard_percent": 100, "guard_floor": 100_000,
     }  # fmt: skip
     names = ", ".join(["name", "provider", *values])
     places = ", ".join(f"${n + 1}" for n in range(len(values) + 2))
@@ -146,11 +154,12 @@ def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 async def there(
     request: pytest.FixtureRequest, database: str, pool: Pool, _prompt: None
 ) -> AsyncIterator[Company]:
-    name, _, n = request.param.partition(" ")
-    limits = {"job_seconds": 0.05} if name == "constantcontact" else {}
+    name, _, rest = str(request.param).partition(" ")
+    n, _, variant = rest.partition(" ")
+    limits: dict[str, Any] = {"job_seconds": 0.05} if name == "constantcontact" else {}
     async with (
         serve(name, **limits) as box,
-        company(database, pool, box, int(n or 110)) as app,
+        company(database, pool, box, int(n or 110), VARIANTS.get(variant, {})) as app,
     ):
         made = Company(app, pool, box)
         await made.converge()
@@ -214,7 +223,7 @@ def _join(company: Company, email: str, list_id: str) -> None:
 
 def _column(company: Company, list_id: str) -> str:
     fields = company.box.state.data.columns.values()
-    return next(one.name for one in fields if str(one.id) == company.lists[list_id])
+    return next(str(one.name) for one in fields if str(one.id) == company.lists[list_id])
 
 
 def _delete(company: Company, email: str, _list: str) -> None:
@@ -313,6 +322,59 @@ async def obeyed(there: Company, done: Mapping[str, str]) -> None:
     assert noes == {(one, False) for one in silent} | {(one, True) for one in left}
 
 
+@pytest.mark.parametrize(
+    "there",
+    [f"{one} 24" for one in PROVIDERS] + ["clevercampaign 24 plain", "copernica 24 v4"],
+    indirect=True,
+)
+async def test_who_is_rightly_not_mailed_is_no_difference(there: Company) -> None:
+    """Said no, deleted, in no list, back again; and what the provider cannot hold."""
+    run = there.pool.execute
+    await run("update syncd.contact set subscribed = false where id in ('c0001', 'c0002')")
+    await run("delete from syncd.contact where id = 'c0003'")
+    await run("delete from syncd.membership where contact_id in ('c0004', 'c0005')")
+    await run("insert into syncd.contact (id, email, subscribed) values ('no', 'no@x.test', false)")
+    await run("update syncd.contact set phone = null, city = null where id = 'c0006'")
+    await run("update syncd.contact set email = 'new@x.test', phone = 'none' where id = 'c0007'")
+    await there.converge()
+    await run("update syncd.contact set city = repeat('x', 600) where id = 'c0008'")
+    await run("insert into syncd.membership values ('vip', 'c0005')")
+    await there.converge()
+
+    found = await there.audited()
+
+    assert found.equal, found.summary()
+    assert (found.extra, found.contacts) == (0, 24)
+
+
+@pytest.mark.parametrize("there", ["copernica 20", "redcappi 20"], indirect=True)
+async def test_trouble_on_the_way_is_waited_out(there: Company) -> None:
+    """Of the first question, and of a page."""
+    there.box.next_fault("cut_before")
+    number = there.lists["vip"]
+    page = f"/v1/contacts.json/{number}/contacts/"
+    path = page if there.provider == "redcappi" else "/v1/database/7616/profiles"
+    there.box.next_fault("error", path=path)
+
+    found = await there.audited()
+
+    assert found.equal, found.summary()
+    assert sum(there.box.state.faults.struck.values()) == 2
+
+
+@pytest.mark.parametrize("there", ["clevercampaign 5 blind"], indirect=True)
+async def test_an_account_that_cannot_be_read_is_never_called_equal(there: Company) -> None:
+    there.box.set_limits(search="refused", paging="404", items=False)
+    await there.pool.execute("update syncd.contact set city = 'Rome' where id = 'c0001'")
+
+    found = await there.audited(repair=True)
+
+    assert (found.equal, found.read, found.counts["here"]) == (False, 0, 1)
+    assert "neither paged nor looked up" in found.cannot[0]
+    assert found.counts["missing"] == 0
+    assert await there.pool.fetchval("select count(*) from syncd.opt_out") == 0
+
+
 # ── What an audit does not do ───────────────────────────────────────────────────────────────
 
 
@@ -336,6 +398,39 @@ async def test_what_was_changed_here_there_and_both(there: Company) -> None:
     assert [one.contact_id for one in found.double_samples] == ["c0006"]
     assert found.doubles == 1
     assert double is not None
+
+
+@pytest.mark.parametrize("there", ["copernica 10"], indirect=True)
+async def test_who_was_written_meanwhile_is_not_called_different(there: Company) -> None:
+    there.box.act("set_field", email="p1@x.example", name="city", value="Oslo")
+    there.box.act("delete", email="p2@x.example")
+    await there.pool.execute(
+        "update syncd.mirror set pushed_at = now() + interval '1 minute'"
+        " where contact_id in ('c0001', 'c0002', 'c0003')"
+    )
+
+    found = await there.audited()
+
+    assert [one.contact_id for one in found.samples["unsettled"]] == ["c0001", "c0002"]
+    assert (found.equal, found.counts["there"], found.counts["missing"]) == (False, 0, 0)
+
+
+@pytest.mark.parametrize("there", ["copernica 10"], indirect=True)
+async def test_who_said_no_here_and_is_mailed_there_again_is_silenced_again(
+    there: Company,
+) -> None:
+    await there.pool.execute("update syncd.contact set subscribed = false where id = 'c0001'")
+    await there.converge()
+    there.box.act("resubscribe", email="p1@x.example", fields={"newsletter": "yes"})
+
+    found = await there.audited(repair=True)
+    assert found.samples["there"][0].there == {"subscribed": (False, True)}
+    await there.converge()
+
+    assert (await there.audited()).equal
+    (one,) = [p for p in there.box.snapshot()["profiles"].values()
+              if p["fields"]["email"] == "p1@x.example"]  # fmt: skip
+    assert not one["mailable"]
 
 
 @pytest.mark.parametrize("there", ["constantcontact 50"], indirect=True)
