@@ -51,7 +51,7 @@ select $2::bigint, $4::text, o.remote_id, o.contact_id, o.email, o.subscribed, o
        $5::timestamptz
   from owned o
  order by o.remote_id
-on conflict (run_id, list_key, remote_id) do update
+on conflict (remote_id, list_key, run_id) do update
    set contact_id = coalesce(a.contact_id, excluded.contact_id),
        email = coalesce(excluded.email, a.email),
        subscribed = coalesce(excluded.subscribed, a.subscribed),
@@ -67,19 +67,26 @@ select $1::bigint, 'said no: ' || m.contact_id, m.contact_id, true
   from syncd.mirror m
  where m.destination_id = $2::int and m.contact_id = any($3::text[]) and m.subscribed
  order by m.contact_id
-on conflict (run_id, list_key, remote_id) do nothing
+on conflict (remote_id, list_key, run_id) do nothing
 returning contact_id;
 
 -- name: to_read
--- Who is to be read one by one: everybody that should be there, or ($4) whoever was met in pages.
-select distinct on (m.contact_id) m.contact_id, m.email, m.remote, a.remote_id
-  from syncd.mirror m
-  left join syncd.audited a
-    on a.run_id = $2::bigint and a.contact_id = m.contact_id and not a.opted_out
- where m.destination_id = $1::int and m.contact_id > $3::text and m.state in ('here', 'adopted')
-   and (a.remote_id is not null or not $4::boolean)
- order by m.contact_id, a.remote_id
- limit $5::int;
+-- The next of those who should be there, and which record of theirs a page has shown.
+with m as materialized (
+    select m.contact_id, m.email, m.remote from syncd.mirror m
+     where m.destination_id = $1::int and m.contact_id > $3::text
+       and m.state in ('here', 'adopted')
+     order by m.contact_id
+     limit $4::int
+), a as materialized (
+    select a.contact_id, min(a.remote_id) as remote_id from syncd.audited a
+     where a.run_id = $2::bigint and a.contact_id = any(array(select m.contact_id from m))
+       and not a.opted_out
+     group by a.contact_id
+)
+select m.contact_id, m.email, m.remote, a.remote_id
+  from m left join a on a.contact_id = m.contact_id
+ order by m.contact_id;
 
 -- name: outside
 -- The next window of mirror ids, whatever their state.

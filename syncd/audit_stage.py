@@ -76,12 +76,13 @@ class Stage:
         last = ""
         while True:
             rows = await self.pool.fetch(
-                sql.audit.to_read, self._me, self.run_id, last, met_only, CHUNK * AT_ONCE
+                sql.audit.to_read, self._me, self.run_id, last, CHUNK * AT_ONCE
             )
             if not rows:
                 return
             last = rows[-1]["contact_id"]
-            asked = [self._question(row) for row in rows]
+            chosen = [row for row in rows if row["remote_id"] is not None or not met_only]
+            asked = [self._question(row) for row in chosen]
             chunks = [asked[n : n + CHUNK] for n in range(0, len(asked), CHUNK)]
             await self._each(chunks)
 

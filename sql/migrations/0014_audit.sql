@@ -12,8 +12,10 @@ create table syncd.audited (
     fields jsonb,
     opted_out boolean not null default false,
     read_at timestamptz not null default clock_timestamp(),
-    primary key (run_id, list_key, remote_id)
+    primary key (remote_id, list_key, run_id)
 ) with (autovacuum_vacuum_scale_factor = 0.05);
+-- The only index that begins with the run: statistics are always of an earlier one, and with those no
+-- plan must find it as good to read a whole run and to filter it.
 create index audited_contact on syncd.audited (run_id, contact_id);
 comment on table syncd.audited is
     'records that a running audit (run_id) has met; list_key: the remote list whose page it was;'
