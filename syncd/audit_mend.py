@@ -116,8 +116,9 @@ class Mender:
     # ── What is otherwise there than it should be ───────────────────────────────────────────
 
     def _is_ours_to_mend(self, one: Verdict) -> bool:
-        """Whoever is not kept there by the mirror is found, and judged, by a scan."""
-        if not one.held or one.says_no:
+        """Whoever is not kept there by the mirror is found, and judged, by a scan; and so is who
+        left a list, before anything is sent that might put it back."""
+        if not one.held or one.says_no or (self.scope.by_list and one.left):
             return False
         return not (self.scope.by_list and one.there.keys() <= {"lists", "subscribed"})
 

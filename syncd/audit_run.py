@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from syncd import faults
 from syncd.assemble import Assembled
-from syncd.audit import Audit, Auditor
+from syncd.audit import Auditor
+from syncd.audit_report import Audit
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow

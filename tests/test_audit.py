@@ -15,7 +15,7 @@ from service import FINDINGS, until
 
 from syncd import ask, audit_run
 from syncd.app import App, opened
-from syncd.audit import Audit
+from syncd.audit_report import Audit
 from syncd.backfill import Backfill
 from syncd.db import Pool
 from syncd.meter import scope_key

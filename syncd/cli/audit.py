@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from syncd import audit_run
-from syncd.audit import Audit
+from syncd.audit_report import Audit
 from syncd.audit_run import Ended
 from syncd.audit_verdict import KINDS, Kind, Verdict
 from syncd.cli import Config, Dests, Json, command, opened_app, output
