@@ -561,7 +561,18 @@ async def test_whoever_said_no_there_is_neither_made_nor_written(box: Handle) ->
         )
         (page,) = await scanned(clever)
         assert page.records == [
-            Seen("501", "ann@x.org", False, evidence={"status": "unsubscribed"})
+            Seen(
+                "501",
+                "ann@x.org",
+                False,
+                evidence={"status": "unsubscribed"},
+                fields={
+                    "id": "501",
+                    "email": "ann@x.org",
+                    "firstname": "A",
+                    "status": "unsubscribed",
+                },
+            )
         ]
     assert box.snapshot()["resubscribed"] == []
 

@@ -19,6 +19,7 @@ from syncd.errors import ConfigError, ProviderError
 from syncd.model import (
     Answer,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -295,6 +296,18 @@ class LooksUpFields(Protocol):
 class Finds(Protocol):
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
         """Look the contacts up; one `Found` each, in the same order."""
+        ...
+
+
+class Compares(Protocol):
+    async def comparer(self) -> Comparer:
+        """How what a contact was given is compared with `Seen.fields` of it."""
+        ...
+
+
+class ReadsWhole(Protocol):
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """Read these contacts one by one, with everything that is told; None: not there."""
         ...
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
@@ -21,6 +22,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -42,7 +44,7 @@ from syncd.providers.copernica_database import Database, Ours, Place
 from syncd.providers.copernica_find import Finder, evidence, no_of
 from syncd.providers.copernica_lists import Lists
 from syncd.providers.copernica_push import Errand
-from syncd.providers.copernica_translate import clock
+from syncd.providers.copernica_translate import clock, unlike
 
 OVERLAP = timedelta(hours=3)  # of readings: an hour comes twice when summer ends (4)
 HOST = "https://api.copernica.com"
@@ -149,6 +151,7 @@ class Copernica:
             | Can.RESUBSCRIBE
             | Can.SEES_GONE
             | Can.FIELDS
+            | Can.COMPARE
         ),
         visible_after=5.0,
         default_fields={
@@ -164,6 +167,7 @@ class Copernica:
             "birth_date": "birth_date",
         },
         scans="account",
+        whole_pages=True,
     )
 
     def __init__(self, wire: Wire, options: CopernicaOptions, findings: Mapping[str, Any]) -> None:
@@ -299,6 +303,9 @@ class Copernica:
             there = [_seen(database, one) for one in some if not one.is_gone]
             yield Page(there, {"after": max(int(one.id) for one in some)})
 
+    async def comparer(self) -> Comparer:
+        return partial(unlike, (await self._place.reading()).fields)
+
     @classmethod
     def remembered(
         cls,
@@ -382,6 +389,7 @@ def _seen(database: Database, one: answers.Profile) -> Seen:
         database.contact(one),
         database.lists_of(one),
         evidence(one),
+        one.fields,
     )
 
 
