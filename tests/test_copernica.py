@@ -78,7 +78,8 @@ ALL = ["v1", "v2", "v3", "v4"]
 
 
 def signed(target: str, token: str = TOKEN) -> str:
-    return Copernica.sign_target(CopernicaCredential(access_token=token), Request("GET", target))
+    key = CopernicaCredential(access_token=token)
+    return Copernica.complete(key, Request("GET", target)).target
 
 
 def test_the_vectors_of_the_reference() -> None:
@@ -516,7 +517,7 @@ def test_defaults_follow_the_version() -> None:
     assert Copernica.exchange(CopernicaOptions(database="1", version="v3"), key) is None
     jwt = CopernicaPass(access_token="abc", jwt="x.y.z")
     assert Copernica.sign(jwt, READ) == {"Authorization": "Bearer x.y.z"}
-    assert Copernica.sign_target(jwt, READ) == READ.target
+    assert Copernica.complete(jwt, READ) is READ
     assert Copernica.sign(key, READ) == {}
     with pytest.raises(ValidationError):
         CopernicaCredential(access_token=" ")

@@ -96,11 +96,14 @@ class Handshakes(Protocol):
 
 @runtime_checkable
 class Completes(Protocol):
-    """An adapter whose addresses hold what only the credential knows."""
+    """An adapter whose addresses hold what only the credential knows: a customer, a token."""
 
     @classmethod
     def complete(cls, credential: Any, request: Request) -> Request:
-        """The request as it is to leave. Pure; neither judged nor shown in this form."""
+        """The request as it is to leave, below the base address; `sign` is given this form.
+
+        Pure. Nothing but the wire ever sees the answer: it is neither judged nor shown.
+        """
         ...
 
 
@@ -114,7 +117,7 @@ class KeyColumn(NamedTuple):
 class Exchange(NamedTuple):
     """How a credential is exchanged for a pass: sent to `base`, unsigned, at most now and then.
 
-    read: what the answer says: the key that `sign` and `sign_target` are given in place of the
+    read: what the answer says: the key that `sign` and `complete` are given in place of the
     credential (a model, whose texts are as secret), and for how many seconds it is good.
     """
 
@@ -202,15 +205,6 @@ class Provider(Protocol):
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Apply at most `traits.batch` changes; one Outcome each, in the same order."""
-        ...
-
-
-class SignsAddresses(Protocol):
-    """An adapter whose credential travels in the address."""
-
-    @classmethod
-    def sign_target(cls, credential: Any, request: Request) -> str:
-        """The target as it is sent. Pure; nothing but the wire ever sees the answer."""
         ...
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
@@ -336,11 +337,12 @@ class Copernica:
         return {}
 
     @classmethod
-    def sign_target(cls, credential: CopernicaCredential, request: Request) -> str:
-        """v1 to v3: on every call, as a query parameter, and nowhere else (2b)."""
+    def complete(cls, credential: CopernicaCredential, request: Request) -> Request:
+        """v1 to v3: the token on every call, as a query parameter, and nowhere else (2b)."""
         if isinstance(credential, CopernicaPass):
-            return request.target
-        return signing.with_token(request.target, credential.access_token.get_secret_value())
+            return request
+        token = credential.access_token.get_secret_value()
+        return replace(request, target=signing.with_token(request.target, token))
 
 
 def _seen(database: Database, one: answers.Profile) -> Seen:
