@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from adapters import Permits, drop, pushed, put
 from pydantic import ValidationError
 
 from syncd.errors import (
@@ -22,7 +23,6 @@ from syncd.errors import (
     Unintelligible,
 )
 from syncd.model import (
-    PROVIDED_BY,
     Absent,
     Answer,
     Applied,
@@ -52,7 +52,6 @@ from syncd.providers.constantcontact_digest import (
     authorization,
     challenge,
     next_nonce,
-    response,
 )
 from syncd.providers.constantcontact_jobs import plans, suits
 from syncd.providers.constantcontact_single import NO_RETURN
@@ -61,38 +60,6 @@ from syncd.sandbox import Handle, serve
 from syncd.wire import HttpWire
 
 # ── Digest: the reference's vectors ─────────────────────────────────────────────────────────
-
-USER, ZOE = "7f3c2a10-1111-4222-8333-444455556666%ctct_customer", (
-    "7f3c2a10-1111-4222-8333-444455556666%zoë@shop.example"
-)  # fmt: skip
-ROOT = "/ws/customers/ctct_customer"
-SEARCH = f"{ROOT}/contacts?email=jos%C3%A9%2Bnews%40example.com&email=b%40example.com"
-VECTORS: list[tuple[str, str, str, str, str, str | None, str | None, str]] = [
-    (USER, "mypassword", "GET", f"{ROOT}/lists", "00000001", None, "auth",
-     "dcc284eccf282fb2df09de659090a2e9"),
-    (USER, "mypassword", "GET", SEARCH, "00000002", None, "auth",
-     "a6bbc4bfcb1098b712bdbbb3fc716f8f"),
-    (USER, "mypassword", "PUT", f"{ROOT}/contacts/17", "0000000a", "MD5-sess", "auth",
-     "919d8cbd244511d2e4537849df28d0e4"),
-    (ZOE, 'pä"ss\\wörd', "POST", "/ws/customers/zo%C3%AB@shop.example/activities", "00000001",
-     None, "auth", "7587d1e65bcc8da63565af515c9f733f"),
-    (USER, "mypassword", "GET", f"{ROOT}/", "-", None, None, "6f561219bedf38050bb495e1b31cafb3"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda one: one[3])
-def test_every_vector_of_the_reference(vector: Any) -> None:
-    user, password, method, target, nc, algorithm, qop, expected = vector
-    asked = Challenge("api.constantcontact.com", "MTIzNDU2Nzg5MDphYmNkZWY=", None, algorithm, qop)
-    assert response(asked, user, password, Request(method, target), nc, "0a4f113b") == expected
-
-
-def test_the_rfcs_own_example() -> None:
-    asked = Challenge("testrealm@host.com", "dcd98b7102dd2f0e8b11d0f600bfb0c093", qop="auth")
-    request = Request("GET", "/dir/index.html")
-    told = response(asked, "Mufasa", "Circle Of Life", request, "00000001", "0a4f113b")
-
-    assert told == "6629fae49393a05397450978507c4ef1"
 
 
 def test_a_header_quotes_what_must_be_quoted_and_nothing_else() -> None:
@@ -165,38 +132,16 @@ KEY = ConstantContactCredential(
 )
 
 
-class Permits:
-    """Four at a time, as the meter says; counts them, and who was held off."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.free = asyncio.Semaphore(4)
-        self.taken = 0
-        self.held: list[float] = []
-
-    @asynccontextmanager
-    async def permit(self, meter: str) -> AsyncIterator[None]:
-        assert meter in ConstantContact.traits.meters
-        async with self.free:
-            self.taken += 1
-            yield
-
-    async def hold_off(self, meter: str, seconds: float) -> None:
-        self.held.append(seconds)
-
-
-PERMITS = Permits()
-
-
 @asynccontextmanager
 async def adapter(
-    box: Handle, key: ConstantContactCredential = KEY, **options: Any
+    box: Handle,
+    key: ConstantContactCredential = KEY,
+    permits: Permits | None = None,
+    **options: Any,
 ) -> AsyncIterator[ConstantContact]:
     chosen = ConstantContactOptions(base_url=box.url, poll_seconds=0.01, **options)
-    PERMITS.begin()
-    async with HttpWire(ConstantContact, chosen, lambda: key, PERMITS, timeout=3) as wire:
+    permits = permits or Permits(ConstantContact.traits.meters)
+    async with HttpWire(ConstantContact, chosen, lambda: key, permits, timeout=3) as wire:
         yield ConstantContact(wire, chosen, {})
 
 
@@ -212,8 +157,13 @@ async def box() -> AsyncIterator[Handle]:
 
 
 @pytest.fixture
-async def cc(box: Handle) -> AsyncIterator[ConstantContact]:
-    async with adapter(box) as made:
+def permits() -> Permits:
+    return Permits(ConstantContact.traits.meters)
+
+
+@pytest.fixture
+async def cc(box: Handle, permits: Permits) -> AsyncIterator[ConstantContact]:
+    async with adapter(box, permits=permits) as made:
         yield made
 
 
@@ -225,21 +175,6 @@ def person(
     email: str = "ann@example.org", *lists: str, subscribed: bool = True, **fields: Any
 ) -> Person:
     return Person(email, fields, {one: LISTS[one] for one in lists}, subscribed)
-
-
-def put(want: Person, was: Person | None = None, **more: Any) -> Change:
-    facts = {"may_create": was is None, "resubscribe": False, "remote": None, **more}
-    return Change(contact_id="c-1", verb=Verb.PUT, want=want, was=was, **facts)
-
-
-def drop(verb: Verb, was: Person, **more: Any) -> Change:
-    facts = {"may_create": False, "resubscribe": False, "remote": None, **more}
-    return Change("c-1", verb, None, was, **facts)
-
-
-async def pushed(cc: ConstantContact, change: Change) -> Outcome:
-    (outcome,) = await cc.push([change])
-    return outcome
 
 
 async def settled(cc: ConstantContact, changes: Sequence[Change]) -> list[Outcome]:
@@ -284,12 +219,8 @@ async def added(cc: ConstantContact, want: Person) -> Change:
 # ── Declarations and options ────────────────────────────────────────────────────────────────
 
 
-def test_flags_and_methods_agree() -> None:
-    can = ConstantContact.traits.can
-    for flag, method in PROVIDED_BY.items():
-        assert flag not in can or hasattr(ConstantContact, method)
-    for flag in (Can.RESUBSCRIBE, Can.SEES_GONE, Can.LEARNS):
-        assert flag not in can
+def test_what_it_says_of_itself() -> None:
+    assert not ConstantContact.traits.can & (Can.RESUBSCRIBE | Can.SEES_GONE | Can.LEARNS)
     meter = ConstantContact.traits.meters["api"]
     assert (meter.per_second, meter.per_day) == (4.0, 10_000)
 
@@ -318,11 +249,13 @@ def test_a_credential_is_checked_and_its_secrets_are_hidden() -> None:
 # ── Signing over the wire ───────────────────────────────────────────────────────────────────
 
 
-async def test_steady_work_costs_one_round_trip_a_call(box: Handle, cc: ConstantContact) -> None:
+async def test_steady_work_costs_one_round_trip_a_call(
+    box: Handle, cc: ConstantContact, permits: Permits
+) -> None:
     for _ in range(10):
         await cc.lists()
     assert (requests(box), box.snapshot()["challenges"]) == (11, 1)
-    assert PERMITS.taken == 11
+    assert permits.taken.total() == 11
 
 
 async def test_fifty_who_start_cold_share_one_challenge(box: Handle, cc: ConstantContact) -> None:
@@ -464,19 +397,19 @@ def test_a_quota_of_a_day_is_over_at_midnight_one_of_a_second_in_a_second() -> N
 
 
 async def test_a_quota_holds_off_everybody_who_shares_the_key(
-    box: Handle, cc: ConstantContact
+    box: Handle, cc: ConstantContact, permits: Permits
 ) -> None:
     await cc.lists()
     box.set_limits(per_day=3)
     await cc.lists()
     with pytest.raises(OverQuota, match="of a day"):
         await cc.lists()
-    assert len(PERMITS.held) == 1
+    assert len(permits.held) == 1
     box.set_limits(per_day=None)
     box.next_fault("rate_429")
     with pytest.raises(OverQuota, match="a second"):
         await cc.lists()
-    assert PERMITS.held[-1] == 1.0
+    assert permits.held[-1] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 
 from stands import Held, SandboxStand, Vector
 
@@ -34,10 +35,7 @@ class Stand(SandboxStand):
     create = ("POST", "/contact")
     text_field = "lastname"
     broken = ("duplicates", "resubscribed", "repeated_creates")
-    vectors = [
-        Vector(salt, lambda secret=secret, salt=salt: signature(secret, salt), sent)
-        for secret, salt, sent in LINES
-    ]
+    vectors = [Vector(salt, partial(signature, secret, salt), sent) for secret, salt, sent in LINES]
 
     def __init__(self, box: Handle, way: str) -> None:
         super().__init__(box, way)

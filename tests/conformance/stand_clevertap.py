@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from stands import Held, SandboxStand, Vector
 
@@ -25,7 +26,7 @@ class Stand(SandboxStand):
     vectors = [
         Vector(
             f"headers of {method}",
-            lambda method=method: dict(CleverTap.sign(KEY, Request(method, "/1/upload"))),
+            partial(CleverTap.sign, KEY, Request(method, "/1/upload")),
             {
                 "X-CleverTap-Account-Id": "TEST-0A0-000-0A0Z",
                 "X-CleverTap-Passcode": "JDG-PAS-CODE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from stands import Held, SandboxStand, Vector
@@ -53,7 +54,7 @@ class Stand(SandboxStand):
     text_field = "LastName"
     broken = ("duplicates", "resubscribed", "repeated_adds")
     vectors = [
-        *(Vector(str(n), lambda one=one: answered(one), one[-1]) for n, one in enumerate(LINES, 1)),
+        *(Vector(str(n), partial(answered, one), one[-1]) for n, one in enumerate(LINES, 1)),
         Vector("RFC 2617", of_the_rfc, "6629fae49393a05397450978507c4ef1"),
     ]
 

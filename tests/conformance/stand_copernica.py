@@ -16,6 +16,7 @@ from syncd.providers.copernica_sign import encoded
 from syncd.sandbox import Handle
 from syncd.sandbox.copernica import TOKEN
 
+ADDRESS = "o'brien+news&co@example.com"
 EMAIL = "fields%5B%5D=email%3D%3Do%27brien%2Bnews%26co%40example.com"
 SINCE = "fields%5B%5D=modified%3E%3D2026-03-29%2002%3A30%3A00"
 NAME = "fields%5B%5D=Achternaam%3D%3DM%C3%BCller-%C5%81%C3%B3d%C5%BA%20100%25"
@@ -38,7 +39,7 @@ class Stand(SandboxStand):
     text_field = "last_name"
     broken = ("duplicates", "resubscribed", "lost_writes")
     vectors = [
-        Vector("an address", lambda: condition("email", "==", "o'brien+news&co@example.com"), EMAIL),
+        Vector("an address", lambda: condition("email", "==", ADDRESS), EMAIL),
         Vector("a time", lambda: condition("modified", ">=", "2026-03-29 02:30:00"), SINCE),
         Vector("a name", lambda: condition("Achternaam", "==", "Müller-Łódź 100%"), NAME),
         Vector("a page", lambda: signed(PAGE), f"{PAGE}&access_token={TOKEN}"),  # in any order
@@ -70,7 +71,8 @@ class Stand(SandboxStand):
                 one["fields"]["email"], one["fields"],
                 frozenset(
                     [ids[name] for name in one["interests"]]
-                    + [columns[k] for k, v in one["fields"].items() if k[:5] == "list_" and v == "1"]
+                    + [columns[name] for name in columns
+                       if name.startswith("list_") and one["fields"].get(name) == "1"]
                 ),
                 one["mailable"],
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redcappi_vectors import KEYS, VECTORS
@@ -36,7 +37,7 @@ class Stand(SandboxStand):
     vectors = [
         Vector(
             str(one.number),
-            lambda one=one: signed(one),
+            partial(signed, one),
             (one.signed, f"RCWS {KEYS[one.key][0]}:{one.hash}"),
         )
         for one in VECTORS

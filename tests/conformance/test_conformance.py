@@ -6,16 +6,15 @@ each way that its stand names; see `stands`. The core is there in small: `core`.
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import orjson
 import pytest
+from adapters import Permits
 from core import Core, Known, of
 from pydantic import SecretStr, ValidationError
 from stands import GROUP, Mishap, Stand, Vector, stands
@@ -43,23 +42,6 @@ TIMEOUT = 3.0
 
 
 # ── One adapter at its stand-in ─────────────────────────────────────────────────────────────
-
-
-@dataclass
-class Permits:
-    """As many at a time as each meter says; every request must ask for one of them."""
-
-    meters: Mapping[str, Any]
-    taken: Counter[str] = field(default_factory=Counter)
-    _gates: dict[str, asyncio.Semaphore] = field(default_factory=dict)
-
-    @asynccontextmanager
-    async def permit(self, meter: str) -> AsyncIterator[None]:
-        assert meter in self.meters, f"no such meter: {meter!r}"
-        most = self.meters[meter].in_flight or 1000
-        async with self._gates.setdefault(meter, asyncio.Semaphore(most)):
-            self.taken[meter] += 1
-            yield
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -44,7 +44,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )  # fmt: skip
     assert (folder / "report.xml").exists(), ended.stdout + ended.stderr
     found = {}
-    for case in ElementTree.parse(folder / "report.xml").iter("testcase"):
+    for case in ET.parse(folder / "report.xml").iter("testcase"):
         worst = next((one for one in case if one.tag in ("failure", "error", "skipped")), None)
         said = "passed" if worst is None else worst.get("message") or worst.tag
         found[str(case.get("name"))] = (
