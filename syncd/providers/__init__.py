@@ -150,6 +150,20 @@ class _OfAccount:
         return here
 
 
+class Ordinary:
+    """What most adapters say: the meters of their traits hold, and our id tells contacts apart."""
+
+    traits: ClassVar[Traits]
+
+    @classmethod
+    def meters(cls, options: Any) -> Mapping[str, Meter]:  # noqa: ARG003
+        return cls.traits.meters
+
+    @classmethod
+    def key_column(cls, options: Any) -> KeyColumn | None:  # noqa: ARG003
+        return None
+
+
 class Provider(Protocol):
     """What every adapter has; the rest is declared in `traits.can`.
 
@@ -297,6 +311,11 @@ class RunsJobs(Protocol):
     ) -> Sequence[Outcome]:
         """Look at a bulk job; `Started` again while it runs, else one Outcome a change."""
         ...
+
+
+def not_proved(err: ProviderError, remedy: str) -> Sequence[Finding]:
+    """The one line of `check` where the credentials could not be tried, or are refused."""
+    return [Finding("credentials", "error", err.reason, remedy, err.exit_code)]
 
 
 @cache

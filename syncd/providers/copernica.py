@@ -34,7 +34,7 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, Exchange, KeyColumn, Options, Wire
+from syncd.providers import Credential, Exchange, Options, Ordinary, Wire, not_proved
 from syncd.providers import copernica_answers as answers
 from syncd.providers import copernica_sign as signing
 from syncd.providers.copernica_alive import Alive
@@ -113,7 +113,7 @@ class CopernicaPass(CopernicaCredential):
     jwt: SecretStr
 
 
-class Copernica:
+class Copernica(Ordinary):
     """Updates go by id, creates by our key; a no is what unsubscribing writes into the fields."""
 
     name: ClassVar[str] = "copernica"
@@ -169,14 +169,6 @@ class Copernica:
         return credential.access_token.get_secret_value()
 
     @classmethod
-    def meters(cls, options: CopernicaOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: CopernicaOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -190,7 +182,7 @@ class Copernica:
             found = [Finding("credentials", "ok", f"accepted; account {account}")]
             database = await self._place.look(anew=True)
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         says = f"{self._options.database!r} is database {database.id}"
         return [*found, Finding("database", "ok", says), *self._findings_of(database)]
 
