@@ -83,6 +83,7 @@ class HttpWire:
         self._signer: Signer | None = None
         if isinstance(provider, Handshakes):
             self._signer = provider.signer()
+        self._completes = provider if isinstance(provider, Completes) else None
         self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
 
@@ -116,37 +117,30 @@ class HttpWire:
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
-        sent = self._completed(request)
+        checked_target(request, request)
         key, is_old = await self._key(request.meter)
-        answer, fault = await self._tried(request, sent, key)
+        answer, fault = await self._tried(request, key)
         if isinstance(fault, Refused) and is_old:  # a pass may end early; nothing was done
             self._pass = None
             key, _ = await self._key(request.meter)
-            answer, fault = await self._tried(request, sent, key)
+            answer, fault = await self._tried(request, key)
         if fault is not None:
             await self._hold_off(request, fault)
             raise fault
         return answer
 
-    async def _tried(
-        self, request: Request, sent: Request, key: Any
-    ) -> tuple[Answer, ProviderError | None]:
+    async def _tried(self, request: Request, key: Any) -> tuple[Answer, ProviderError | None]:
+        sent = self._completed(request, key)
         if self._signer is not None:
             answer = await self._answered_challenge(self._signer, sent, key, request)
         else:
-            url = self._address(sent, key)
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent, url, key, request)
+                answer = await self._exchanged(sent, self._address(sent), key, request)
         return answer, self._fault(request, answer, key)
 
-    def _address(self, request: Request, key: Any) -> URL:
-        """Where to, exactly as sent: a secret that travels in the address is in no other place."""
-        target = request.target
-        if (sign_target := getattr(self._provider, "sign_target", None)) is not None:
-            target = sign_target(key, request)
-            if not _TARGET.fullmatch(target):
-                raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        return URL(self._host + target, encoded=True)
+    def _address(self, sent: Request) -> URL:
+        """Where to, exactly as sent."""
+        return URL(self._host + sent.target, encoded=True)
 
     async def _key(self, meter: str) -> tuple[Any, bool]:
         """What signs requests; and whether it is a pass that an earlier request had, too."""
@@ -185,13 +179,14 @@ class HttpWire:
         key: tuple[Any, float] = asks.read(answer)
         return key
 
-    def _completed(self, request: Request) -> Request:
-        """With all that only the credential and the base address know."""
-        if not _TARGET.fullmatch(request.target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        if isinstance(self._provider, Completes):
-            request = self._provider.complete(self._credential(), request)
-        return replace(request, target=self._prefix + request.target)
+    def _completed(self, request: Request, key: Any) -> Request:
+        """With all that only the key and the base address know: a secret that travels in the
+        address is in this form of it alone, which nobody is shown."""
+        sent = request
+        if self._completes is not None:
+            sent = self._completes.complete(key, request)
+            checked_target(sent, request)
+        return replace(sent, target=self._prefix + sent.target)
 
     async def _answered_challenge(
         self, signer: Signer, sent: Request, key: Any, named: Request
@@ -209,8 +204,8 @@ class HttpWire:
 
     async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
         async with self._permits.permit(opening.meter):
-            sent = self._completed(opening)
-            answer = await self._exchanged(sent, self._address(sent, key), key, opening)
+            sent = self._completed(opening, key)
+            answer = await self._exchanged(sent, self._address(sent), key, opening)
         if not signer.opened(answer):
             fault = self._fault(opening, answer, key)
             said = f"{_name(opening)} answered {answer.status} instead of a challenge"
@@ -222,8 +217,7 @@ class HttpWire:
         async with self._permits.permit(sent.meter):
             signature = signer.sign(key, sent)
             signed = replace(sent, headers={**sent.headers, **signature})
-            url = self._address(signed, key)
-            return signature, await self._exchanged(signed, url, key, named)
+            return signature, await self._exchanged(signed, self._address(signed), key, named)
 
     async def _hold_off(self, request: Request, fault: ProviderError) -> None:
         """A quota is the account's: whoever shares it waits, where the permits can tell them."""
@@ -312,6 +306,12 @@ class HttpWire:
         fault.status = answer.status if fault.status is None else fault.status
         fault.after = max(fault.after, retry_after(answer.headers))
         return fault
+
+
+def checked_target(sent: Request, named: Request) -> None:
+    """Refuse a target that would break the request's first line; the fault shows *named*."""
+    if not _TARGET.fullmatch(sent.target):
+        raise ValueError(f"not a request target: {shown_path(named.target)!r}")
 
 
 def checked_base(text: str, allow_http: bool = False, name: str = "options.base_url") -> URL:

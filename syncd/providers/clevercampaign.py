@@ -34,7 +34,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, Options, Wire, of_account
+from syncd.providers import Credential, Options, Ordinary, Wire, of_account
 from syncd.providers import clevercampaign_answers as answers
 from syncd.providers import clevercampaign_check as check
 from syncd.providers import clevercampaign_lists as lists
@@ -56,7 +56,7 @@ OF_LISTS = Can.LISTS | Can.RENAME_LIST | Can.DELETE_LIST
 OF_SEARCH = Can.FIND | Can.SEES_GONE
 
 
-class CleverCampaign:
+class CleverCampaign(Ordinary):
     """Updates and deletes may be repeated, creates may not; nobody knows what else it does."""
 
     name: ClassVar[str] = "clevercampaign"
@@ -111,15 +111,6 @@ class CleverCampaign:
     def scope(cls, options: CleverCampaignOptions, credential: CleverCampaignCredential) -> str:  # noqa: ARG003
         """One pair of keys an account (2)."""
         return credential.api_key.get_secret_value()
-
-    @classmethod
-    def meters(cls, options: CleverCampaignOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """One for everything."""
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: CleverCampaignOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:

@@ -38,7 +38,7 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, KeyColumn, Options, Wire
+from syncd.providers import Credential, KeyColumn, Options, Ordinary, Wire
 from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
@@ -101,7 +101,7 @@ class CleverTapCredential(Credential):
         return SecretStr(text)
 
 
-class CleverTap:
+class CleverTap(Ordinary):
     """Every write may be repeated; what vanished there cannot be told; the flag cannot be read."""
 
     name: ClassVar[str] = "clevertap"
@@ -160,11 +160,6 @@ class CleverTap:
     @classmethod
     def account(cls, credential: CleverTapCredential) -> str:
         return credential.account_id.get_secret_value().upper()
-
-    @classmethod
-    def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """Requests in flight only; there is no rate and no quota (4)."""
-        return cls.traits.meters
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:

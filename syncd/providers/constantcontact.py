@@ -38,7 +38,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, Options, Signer, Wire
+from syncd.providers import Credential, Options, Ordinary, Signer, Wire, not_proved
 from syncd.providers import constantcontact_answers as answers
 from syncd.providers import constantcontact_lists as lists
 from syncd.providers.constantcontact_calls import FIRST_PAGE, METER, Calls
@@ -103,7 +103,7 @@ class ConstantContactCredential(Credential):
         return secret
 
 
-class ConstantContact:
+class ConstantContact(Ordinary):
     """Every write may be repeated; a no is final there; jobs carry what adds and changes."""
 
     name: ClassVar[str] = "constantcontact"
@@ -169,15 +169,6 @@ class ConstantContact:
         return credential.username.lower()
 
     @classmethod
-    def meters(cls, options: ConstantContactOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """One for everything, challenges included."""
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: ConstantContactOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -188,7 +179,7 @@ class ConstantContact:
             await self._calls.account()
             there = await self.lists()
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         found = [Finding("credentials", "ok", f"accepted; {len(there)} lists there")]
         if len(there) > MOST_LISTS:
             says = f"{len(there)} lists; the provider advises to stay under {MOST_LISTS}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -35,7 +36,16 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, Exchange, Grant, KeyColumn, Options, Owner, Wire
+from syncd.providers import (
+    Credential,
+    Exchange,
+    Grant,
+    Options,
+    Ordinary,
+    Owner,
+    Wire,
+    not_proved,
+)
 from syncd.providers import copernica_answers as answers
 from syncd.providers import copernica_sign as signing
 from syncd.providers.copernica_alive import Alive
@@ -129,7 +139,7 @@ class CopernicaPass(CopernicaCredential):
     jwt: SecretStr
 
 
-class Copernica:
+class Copernica(Ordinary):
     """Updates go by id, creates by our key; a no is what unsubscribing writes into the fields."""
 
     name: ClassVar[str] = "copernica"
@@ -188,14 +198,6 @@ class Copernica:
         return credential.access_token.get_secret_value()
 
     @classmethod
-    def meters(cls, options: CopernicaOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: CopernicaOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -209,7 +211,7 @@ class Copernica:
             found = [Finding("credentials", "ok", f"accepted; account {account}")]
             database = await self._place.look(anew=True)
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         says = f"{self._options.database!r} is database {database.id}"
         return [*found, Finding("database", "ok", says), *self._findings_of(database)]
 
@@ -374,11 +376,12 @@ class Copernica:
         return {}
 
     @classmethod
-    def sign_target(cls, credential: CopernicaCredential, request: Request) -> str:
-        """v1 to v3: on every call, as a query parameter, and nowhere else (2b)."""
+    def complete(cls, credential: CopernicaCredential, request: Request) -> Request:
+        """v1 to v3: the token on every call, as a query parameter, and nowhere else (2b)."""
         if isinstance(credential, CopernicaPass):
-            return request.target
-        return signing.with_token(request.target, credential.access_token.get_secret_value())
+            return request
+        token = credential.access_token.get_secret_value()
+        return replace(request, target=signing.with_token(request.target, token))
 
 
 def _seen(database: Database, one: answers.Profile) -> Seen:
