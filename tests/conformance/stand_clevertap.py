@@ -36,6 +36,10 @@ class Stand(SandboxStand):
         for method in ("GET", "POST")
     ]
 
+    @property
+    def looks_up(self) -> int:
+        return 2 if self.way == "adopt-email" else 0  # by identity, then by address
+
     def held(self) -> Sequence[Held]:
         return [
             Held(one["Email"] or "", one["properties"], frozenset(one["Lists"]), one["mailable"])

@@ -56,7 +56,6 @@ class Stand(ABC):
     findings: ClassVar[Mapping[str, Any]] = {}  # what `learn` would find, where that takes long
     can_be_full: ClassVar[bool] = True
     keeps_lists: bool = True
-
     @classmethod
     @abstractmethod
     def serving(cls, way: str) -> Any:
@@ -91,6 +90,11 @@ class Stand(ABC):
     @abstractmethod
     def say_no(self, email: str) -> None:
         """The person opts out there."""
+
+    @property
+    def looks_up(self) -> int:
+        """Requests about each new contact before it is made."""
+        return 0
 
     @abstractmethod
     def refuse(self, email: str) -> None:
