@@ -155,7 +155,8 @@ class Service:
     async def _serve(self, served: Served, rows: Any) -> None:
         row = served.destination
         try:
-            async with self.app.assembled(row, rows, self.worker) as made:
+            observer = self.app.observer(row.name)
+            async with self.app.assembled(row, rows, self.worker, observer) as made:
                 await self._serve_assembled(served, made)
         except* ConfigError as group:
             await self._misconfigured(served, _all_faults(group))

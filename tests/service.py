@@ -37,6 +37,8 @@ import asyncpg
 import orjson
 from conftest import fresh_database, open_folder
 
+from syncd import db
+from syncd.db import Pool
 from syncd.meter import scope_key
 from syncd.sandbox import Handle, serve
 from syncd.sandbox.clevertap import CleverTap
@@ -102,12 +104,18 @@ async def until(
 class Process:
     """One syncd process; what it says goes to files, so that it never waits for a reader."""
 
-    def __init__(self, args: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        args: Sequence[str],
+        environ: Mapping[str, str],
+        folder: Path,
+        under: Sequence[str] = (),
+    ) -> None:
         self.args = args
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "syncd", *args],
+                [*(under or [sys.executable]), "-m", "syncd", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -184,6 +192,7 @@ class Service:
     boxes: dict[str, Handle] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
     settings: Mapping[str, str] = field(default_factory=dict)  # of every process, beside QUICK
+    under: Sequence[str] = ()  # what starts every process, instead of Python itself
     may_fail: bool = False  # a traceback, or a line that is no JSON, is expected
 
     # ── Building ────────────────────────────────────────────────────────────────────────────
@@ -262,7 +271,7 @@ class Service:
             **{f"SYNCD_{name}": value for name, value in chosen.items()},
             **self.environ,
         }
-        process = Process(args, environ, folder)
+        process = Process(args, environ, folder, self.under)
         self.processes.append(process)
         return process
 
@@ -284,6 +293,10 @@ class Service:
 
     async def daemon(self, **settings: str) -> Process:
         return await self.running(self.start("run", **settings))
+
+    async def pool(self) -> Pool:
+        """As the library wants it."""
+        return await self.stack.enter_async_context(db.pool(self.url, 2))
 
     # ── Asking ──────────────────────────────────────────────────────────────────────────────
 
