@@ -41,11 +41,15 @@ async def listening(app: App, health: Health, metrics: Metrics) -> AsyncIterator
         return
     if app.settings.admin_token:  # its absence must be told at the start
         await app.secrets.get(app.settings.admin_token)
-    runner = web.AppRunner(_application(app, health, metrics), access_log=None)
+    runner = web.AppRunner(
+        _application(app, health, metrics), access_log=None, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, *address, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, *address).start()
+            host, port = runner.addresses[0][:2]
+            log.info("listening", host=host, port=port)
         except OSError as error:
             log.error("cannot listen", admin=app.settings.admin, error=error.strerror)
         yield

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import leaks
 import orjson
 from conftest import fresh_database, open_folder
 
@@ -71,8 +72,6 @@ OURS = {"application_name": "the test"}
 """How the test's own connections are told from those of the processes."""
 
 PATIENCE = 60.0  # seconds; a test that needs them has failed, or the machine is drowning
-
-ADDRESS = re.compile(r"[\w.+'-]+(?:@|%40)[\w-]+\.[\w.-]+")
 
 
 _serving: list[Service] = []  # whose logs a failure shows
@@ -271,6 +270,7 @@ class Service:
             **{f"SYNCD_{name}": value for name, value in chosen.items()},
             **self.environ,
         }
+        self.secrets |= leaks.secrets_in(environ)
         process = Process(args, environ, folder, self.under)
         self.processes.append(process)
         return process
@@ -398,7 +398,7 @@ class Service:
         found: list[str] = []
         for process in self.processes:
             text = process.said + process.printed
-            found += [f"an address: {one}" for one in set(ADDRESS.findall(text))]
+            found += [f"an address: {one}" for one in set(leaks.ADDRESS.findall(text))]
             found += ["a secret" for one in self.secrets if one in text]
             if self.may_fail:
                 continue
@@ -478,6 +478,7 @@ async def serving(url: str) -> AsyncIterator[Service]:
         try:
             yield service
             assert not service.faults()
+            assert not await leaks.stored(connection, service.secrets)
         finally:
             _serving.remove(service)
             for process in service.processes:
