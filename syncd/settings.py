@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     """postgresql://…; "" = libpq's PG* variables; embedded: or embedded:/path = a private one."""
     pool_size: Annotated[int, Field(ge=2, le=1000), _Number] = 10
     """Connections to PostgreSQL, at most; one more for LISTEN."""
-    lease_seconds: Seconds = 10
+    lease_seconds: Seconds = 9
     """How long after its last heartbeat a process still owns what it has claimed."""
     heartbeat_seconds: Seconds = 1
     request_timeout_seconds: Seconds = 6

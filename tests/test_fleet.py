@@ -45,7 +45,7 @@ async def test_what_a_killed_daemon_had_in_flight_is_taken_over_within_the_lease
 ) -> None:
     """With the settings as they come: what it held stays held for the lease and a look, no more."""
     box = await syncd.sandbox()
-    await syncd.destination("shop", box)
+    await syncd.destination("shop", box, guard_floor=100_000)
     syncd.settings = {
         "LEASE_SECONDS": str(DEFAULTS.lease_seconds),
         "HEARTBEAT_SECONDS": str(DEFAULTS.heartbeat_seconds),
@@ -86,7 +86,7 @@ async def test_what_a_killed_daemon_had_in_flight_is_taken_over_within_the_lease
 async def test_a_rolling_restart_makes_no_pause(syncd: Service) -> None:
     """One after the other is asked to stop and replaced, while changes keep coming."""
     box = await syncd.sandbox()
-    await syncd.destination("shop", box)
+    await syncd.destination("shop", box, guard_floor=100_000)
     daemons = [await syncd.daemon(), await syncd.daemon()]
     await syncd.in_step()
     over = asyncio.Event()
@@ -142,7 +142,7 @@ async def test_hosts_that_are_cut_off_are_done_without_and_come_back(
         box = await syncd.stack.enter_async_context(
             service.serve("clevertap", 0, net.gateway("provider"))
         )
-        await syncd.destination("shop", box, options={"allow_http": True})
+        await syncd.destination("shop", box, options={"allow_http": True}, guard_floor=100_000)
         one, other = net.host(), net.host()
         name = await syncd.db.fetchval("select current_database()")
         syncd.settings = {
