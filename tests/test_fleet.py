@@ -15,6 +15,7 @@ import pytest
 import service
 from service import Process, Service, until
 
+from syncd.sandbox import serve
 from syncd.settings import Settings
 
 DEFAULTS = Settings()
@@ -139,9 +140,7 @@ async def test_hosts_that_are_cut_off_are_done_without_and_come_back(
     (path,) = (str(one) for one in Path(folder).glob(".s.PGSQL.*[0-9]"))
     with hosts.network() as net:
         port = await syncd.stack.enter_async_context(hosts.relay(net.gateway("database"), path))
-        box = await syncd.stack.enter_async_context(
-            service.serve("clevertap", 0, net.gateway("provider"))
-        )
+        box = await syncd.stack.enter_async_context(serve("clevertap", 0, net.gateway("provider")))
         await syncd.destination("shop", box, options={"allow_http": True}, guard_floor=100_000)
         one, other = net.host(), net.host()
         name = await syncd.db.fetchval("select current_database()")
