@@ -173,8 +173,10 @@ class Service:
             self.changed.set()
         if served.stop.is_set():
             return
-        self._ring(flow)
         served.flow = flow
+        if served.destination != flow.destination:  # edited while it was put together
+            flow.follow(served.destination)
+        self._ring(flow)
         await self._make_up(flow)
         try:
             await flow.run()

@@ -254,7 +254,7 @@ class Bench:
         self.say("redcappi changes", None, n=n, changed=changed, requests_per_1000=requests)
 
     async def fleet(self) -> None:
-        n = min(self.n, 5_000)
+        n = min(self.n, 3_000)
         slow = {**os.environ, "BENCH_LATENCY": str(fleet.LATENCY)}
         with _stub(slow) as port:
             url = await server.listed(self.uri, n, port, f"bench_fleet_{n}")
