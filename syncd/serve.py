@@ -160,7 +160,8 @@ class Service:
     async def _serve(self, served: Served, rows: Any) -> None:
         row = served.destination
         try:
-            async with self.app.assembled(row, rows, self.worker) as made:
+            observer = self.app.observer(row.name)
+            async with self.app.assembled(row, rows, self.worker, observer) as made:
                 await self._serve_assembled(served, made)
         except* ConfigError as group:
             await self._misconfigured(served, _all_faults(group))
@@ -177,8 +178,10 @@ class Service:
             self.changed.set()
         if served.stop.is_set():
             return
-        self._ring(flow)
         served.flow = flow
+        if served.destination != flow.destination:  # edited while it was put together
+            flow.follow(served.destination)
+        self._ring(flow)
         await self._make_up(flow)
         try:
             await flow.run()

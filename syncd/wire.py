@@ -15,7 +15,6 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import replace
 from io import BytesIO
-from ipaddress import ip_address
 from typing import Any, Protocol, Self
 
 import aiohttp
@@ -33,8 +32,10 @@ from syncd.errors import (
     Unintelligible,
 )
 from syncd.model import Answer, Request
+from syncd.observer import NOBODY, Observer
 from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
+from syncd.settings import is_loopback
 from syncd.verdict import by_status, only_reads, retry_after
 
 CAP = 64 * 2**20
@@ -72,6 +73,7 @@ class HttpWire:
         timeout: float = 60.0,
         cap: int = CAP,
         connections: int = 100,
+        observer: Observer = NOBODY,
     ) -> None:
         self._provider, self._options = provider, options
         self._credential, self._permits = credential, permits
@@ -86,6 +88,7 @@ class HttpWire:
         self._completes = provider if isinstance(provider, Completes) else None
         self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
+        self._observer = observer
 
     async def __aenter__(self) -> Self:
         self._base = checked_base(self._provider.base_url(self._options), self._options.allow_http)
@@ -232,7 +235,7 @@ class HttpWire:
         """
         if self._session is None:
             raise RuntimeError("the wire is not open")
-        token = _sending.set((request, key))
+        token, began = _sending.set((request, key)), time.monotonic()
         try:
             async with self._session.request(
                 request.method,
@@ -241,11 +244,11 @@ class HttpWire:
                 headers=request.headers,
                 allow_redirects=False,
             ) as response:
-                answer = await self._read(named, response)
+                answer = await self._read(named, response, began)
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            fault = self._lost(named, err)
+            fault = self._lost(named, err, began)
         else:
-            self.requests[request.meter, f"{answer.status // 100}xx"] += 1
+            self._count(request, f"{answer.status // 100}xx", began)
             return answer
         finally:
             _sending.reset(token)
@@ -263,7 +266,13 @@ class HttpWire:
         outgoing.headers.update(self._provider.sign(key, request))
         return await handler(outgoing)
 
-    async def _read(self, request: Request, response: aiohttp.ClientResponse) -> Answer:
+    def _count(self, request: Request, outcome: str, began: float) -> None:
+        self.requests[request.meter, outcome] += 1
+        self._observer.requested(request.meter, outcome, time.monotonic() - began)
+
+    async def _read(
+        self, request: Request, response: aiohttp.ClientResponse, began: float
+    ) -> Answer:
         parts, size = [], response.content_length or 0
         if size <= self._cap:
             size = 0
@@ -272,17 +281,17 @@ class HttpWire:
                 size += len(part)
         if size > self._cap:
             response.close()
-            self.requests[request.meter, f"{response.status // 100}xx"] += 1
+            self._count(request, f"{response.status // 100}xx", began)
             raise Unintelligible(
                 f"{_name(request)}: the answer is larger than {self._cap} bytes",
                 status=response.status,
             )
         return Answer(response.status, _folded(response.headers), b"".join(parts))
 
-    def _lost(self, request: Request, err: Exception) -> ProviderError:
+    def _lost(self, request: Request, err: Exception, began: float) -> ProviderError:
         """No (whole) answer: Transient where nothing was or could be done, else Ambiguous."""
         unsent = isinstance(err, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-        self.requests[request.meter, "unsent" if unsent else "lost"] += 1
+        self._count(request, "unsent" if unsent else "lost", began)
         what = "cannot connect" if unsent else "the answer was lost"
         if isinstance(err, aiohttp.ClientConnectorCertificateError):
             what = "cannot connect: the host's certificate is not trusted"
@@ -324,7 +333,7 @@ def checked_base(text: str, allow_http: bool = False, name: str = "options.base_
         raise ConfigError(f"{name}: not an http(s) address")
     if url.user is not None or url.password is not None or url.query_string or url.fragment:
         raise ConfigError(f"{name}: must not hold a user, a query or a fragment")
-    if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+    if url.scheme == "http" and not (allow_http or is_loopback(url.host)):
         raise ConfigError(
             f"{name}: plain http to {url.host} would show the credentials to anybody "
             "on the way; use https, or set allow_http"
@@ -362,10 +371,3 @@ def _folded(headers: Mapping[str, str]) -> dict[str, str]:
         name = name.lower()
         folded[name] = f"{folded[name]}, {value}" if name in folded else value
     return folded
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -130,8 +130,9 @@ def _is_cancelled(error: BaseException) -> bool:
 
 def tell(faults: list[SyncdError]) -> int:
     """Every fault on a line of its own, once; returns the exit code of the gravest."""
+    mark = "<3>" if log.is_journal(sys.stderr) else ""
     for line in dict.fromkeys(line for fault in faults for line in str(fault).splitlines()):
-        sys.stderr.write(f"syncd: {line}\n")
+        sys.stderr.write(f"{mark}syncd: {line}\n")
     return max(fault.exit_code for fault in faults)
 
 

@@ -133,10 +133,11 @@ async def filled(uri: str, n: int, provider_port: int) -> str:
     return url
 
 
-async def listed(uri: str, n: int, provider_port: int) -> str:
+async def listed(uri: str, n: int, provider_port: int, name: str = "") -> str:
     """As `filled`, everybody in one list; `bench` is an account that takes one a call."""
-    url = named(uri, f"bench_listed_{n}")
-    if not await _created(uri, f"bench_listed_{n}"):
+    name = name or f"bench_listed_{n}"
+    url = named(uri, name)
+    if not await _created(uri, name):
         return url
     made = await _source(url, n, ONE_LIST)
     options = {
