@@ -1,4 +1,4 @@
-"""`init`, `apply` and `export`: configuration as files."""
+"""`init`, `apply`, `export`, `remove`: which destinations there are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.text import Text
 
 from syncd import apply as applying
 from syncd import declared, example, toml
+from syncd import remove as removing
 from syncd.apply import Applied, Change
-from syncd.cli import Config, Dests, Json, command, opened_app, output, print_json
-from syncd.words import count
+from syncd.cli import Config, Dest, Dests, Json, command, opened_app, output, print_json
+from syncd.remove import Left
+from syncd.words import count, listed
 
 FIRST = Path("config/clevertap.toml").stem
 """The example of the provider that needs the least to begin with."""
@@ -139,3 +141,37 @@ async def export(dest: Dests = None, json: Json = False, config: Config = None) 
         print_json(toml.parse(text.encode(), "export"))
     else:
         sys.stdout.write(text)
+
+
+@command(example="syncd remove marketing --yes")
+async def remove(
+    dest: Dest,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it, without asking.")] = False,
+    json: Json = False,
+    config: Config = None,
+) -> int:
+    """Take a destination away, and say what stays at the provider: everything, as it is. Opt-outs
+    that were read there go on counting. Asks, unless --yes is given."""
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("--yes is needed where nobody can be asked")
+    async with opened_app(config) as app:
+        left = await removing.remove(app.pool, dest, really=yes)
+        if not yes and typer.confirm(f"{_left(left)}\nRemove {dest}?", default=False):
+            left = await removing.remove(app.pool, dest)
+    output(json, left, lambda to: to.print(Text(_left(left)), soft_wrap=True))
+    return 0 if left.removed else 1
+
+
+def _left(left: Left) -> str:
+    lists = f"{count(len(left.lists), 'list')}" + (f" ({listed(left.lists)})" if left.lists else "")
+    said = [
+        f"{left.destination} {'is removed' if left.removed else 'is still there'}.",
+        f"At the provider stay: {count(left.contacts, 'contact')}, {lists}, and"
+        f" {count(left.withdrawn, 'contact')} that get no mail. To empty it before:"
+        ' apply `lists = []` and `when_gone = "delete"`, and approve.',
+        f"Unsent: {count(left.unsent, 'change')}. Opt-outs read there, which go on counting:"
+        f" {left.opt_outs}.",
+    ]
+    if left.secret:
+        said.append(f"Its secret is still sealed: `syncd secret remove {left.secret}`.")
+    return "\n".join(said)
