@@ -12,16 +12,16 @@ alter table syncd.destination
 -- An opt-out counts at every destination of the source. Once its own destination is removed, only
 -- this says of which source it was.
 alter table syncd.opt_out
-    add column source text references syncd.source on update cascade on delete set null;
-comment on column syncd.opt_out.source is
+    add column of_source text references syncd.source on update cascade on delete set null;
+comment on column syncd.opt_out.of_source is
     'of a destination that was removed: the source for whose destinations it goes on counting';
-create index opt_out_removed on syncd.opt_out (source) where source is not null;
+create index opt_out_removed on syncd.opt_out (of_source) where of_source is not null;
 
 create function syncd.keep_opt_outs() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    update syncd.opt_out o set source = old.source
-     where o.destination_id = old.id and o.source is null;
+    update syncd.opt_out o set of_source = old.source
+     where o.destination_id = old.id and o.of_source is null;
     return null;
 end $$;
 create trigger keep_opt_outs after delete on syncd.destination
@@ -32,21 +32,21 @@ create function syncd.removed_opt_out_changed() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into syncd.change (source, contact_id)
-    select new.source, affected.contact_id
+    select new.of_source, affected.contact_id
       from (select new.contact_id
             union
             select m.contact_id
               from syncd.destination d
               join syncd.mirror m on m.destination_id = d.id and m.email = new.email
-             where d.source = new.source
+             where d.source = new.of_source
             union
-            select * from syncd.in_flight_at(new.source, new.email)) affected (contact_id)
+            select * from syncd.in_flight_at(new.of_source, new.email)) affected (contact_id)
      where affected.contact_id is not null;
-    perform pg_notify('syncd_change', new.source);
+    perform pg_notify('syncd_change', new.of_source);
     return null;
 end $$;
 create trigger changed_of_removed after update of lifted_at on syncd.opt_out
-    for each row when (new.source is not null)
+    for each row when (new.of_source is not null)
     execute function syncd.removed_opt_out_changed();
 
 create or replace view syncd.consent (source, contact_id, email, list_id, mailable, why, since) as
@@ -63,7 +63,7 @@ select d.source, m.contact_id, m.email, null::text,
         or (o.contact_id = m.contact_id and o.kind in ('unsubscribed', 'complained')))
    and (o.destination_id = d.id
         or (o.kind <> 'vanished'
-            and (o.source = d.source
+            and (o.of_source = d.source
                  or exists (select 1 from syncd.destination s
                              where s.id = o.destination_id and s.source = d.source))
             and coalesce(d.options ->> 'opt_out_scope', 'source') = 'source'))

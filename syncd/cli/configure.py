@@ -163,15 +163,17 @@ async def remove(
 
 
 def _left(left: Left) -> str:
-    lists = f"{count(len(left.lists), 'list')}" + (f" ({listed(left.lists)})" if left.lists else "")
+    lists = count(len(left.lists), "list") + (f" ({listed(left.lists)})" if left.lists else "")
+    silent = count(left.withdrawn, "contact")
+    there = f"{count(left.contacts, 'contact')}, {lists}, and {silent} without mail"
     said = [
         f"{left.destination} {'is removed' if left.removed else 'is still there'}.",
-        f"At the provider stay: {count(left.contacts, 'contact')}, {lists}, and"
-        f" {count(left.withdrawn, 'contact')} that get no mail. To empty it before:"
-        ' apply `lists = []` and `when_gone = "delete"`, and approve.',
-        f"Unsent: {count(left.unsent, 'change')}. Opt-outs read there, which go on counting:"
-        f" {left.opt_outs}.",
+        f"At the provider stay, as they are: {there}.",
+        f"Not sent: {count(left.unsent, 'change')}.",
+        f"Opt-outs that were read there, and go on counting: {left.opt_outs}.",
     ]
+    if not left.removed:
+        said.append('To empty it first: apply `lists = []` and `when_gone = "delete"`, approve.')
     if left.secret:
         said.append(f"Its secret is still sealed: `syncd secret remove {left.secret}`.")
     return "\n".join(said)
