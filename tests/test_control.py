@@ -3,6 +3,7 @@ commands that outlive whoever took them, what is kept of all that; names that ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -319,11 +320,9 @@ async def test_names_in_control_rows_are_names_whatever_they_look_like(syncd: Se
         "shop", box, source=EVIL, lists=[EVIL], fields=orjson.dumps(fields).decode()
     )
     # And names that are nowhere: told as what they are.
-    for n, columns in enumerate(
-        ({"source": "default", "fields": orjson.dumps({EVIL: EVIL}).decode()},
-         {"source": "default", "lists": [EVIL]})
-    ):  # fmt: skip
-        await syncd.destination(f"odd{n}", box, **columns)
+    nowhere = orjson.dumps({EVIL: EVIL}).decode()
+    await syncd.destination("odd0", box, fields=nowhere)
+    await syncd.destination("odd1", box, lists=[EVIL])
     await syncd.daemon()
     await syncd.in_step("shop")
     await syncd.db.execute(f"update {q}.{q} set {q} = 'changed'")
@@ -335,8 +334,8 @@ async def test_names_in_control_rows_are_names_whatever_they_look_like(syncd: Se
         "Plain": "changed", "Keyed": "by key", "Lists": profile.properties["Lists"],
     }  # fmt: skip
     assert len(profile.properties["Lists"]) == 1
-    for n in range(2):
-        halted = await until(lambda n=n: _fault(syncd, f"odd{n}"), "held with its fault")
+    for name in ("odd0", "odd1"):
+        halted = await until(functools.partial(_fault, syncd, name), "held with its fault")
         assert repr(EVIL)[1:-1] in halted or EVIL in halted
     assert (await syncd.command("retry", EVIL)) == (
         "failed",

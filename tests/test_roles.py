@@ -162,7 +162,7 @@ async def test_the_owner_makes_the_schema_and_watches_tables_without_being_a_sup
         await admin.execute(ROLES)
         owner = await db.connect(as_user(url, member("owner")))
         await owner.execute("set role syncd_owner")
-        await migrate.migrate(owner)  # type: ignore[arg-type]
+        await migrate.migrate(owner)
         await admin.execute(ROLES)
         await admin.execute(
             "create table customer (id int primary key, email text);"
@@ -173,7 +173,7 @@ async def test_the_owner_makes_the_schema_and_watches_tables_without_being_a_sup
         assert await owner.fetchval("select contact_id from syncd.change") == "7"
         runtime = await db.connect(as_user(url, member("runtime")))
         assert await runtime.fetchval("select syncd.keep_deliveries(3)") == 0
-        await migrate.check_schema(runtime)  # type: ignore[arg-type]
+        await migrate.check_schema(runtime)
         for connection in (runtime, owner, admin):
             await connection.close()
         owners = "select distinct pg_get_userbyid(relowner) from pg_class where relnamespace = "

@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 from service import Service, until
 
 from syncd import demo
+from syncd.sandbox import serve
 from syncd.secrets import variable
 
 
@@ -175,12 +176,12 @@ async def test_a_person_asks_and_an_account_is_handed_back(syncd: Service, tmp_p
 
 async def _proven(syncd: Service) -> bool:
     proof = orjson.loads(await syncd.db.fetchval("select proof from syncd.erasure"))
-    return {"shop", "other"} <= proof.keys()
+    return bool({"shop", "other"} <= proof.keys())
 
 
 async def test_a_provider_closes(syncd: Service) -> None:
     """Unreachable for good: it is removed, and nobody else is disturbed."""
-    async with service.serve("clevertap") as closing:
+    async with serve("clevertap") as closing:
         await syncd.destination("shop", closing)
         await syncd.destination("other", await syncd.sandbox(), account="OTHER")
         daemon = await syncd.daemon()

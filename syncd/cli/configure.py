@@ -163,7 +163,9 @@ async def remove(
 
 
 def _left(left: Left) -> str:
-    lists = count(len(left.lists), "list") + (f" ({listed(left.lists)})" if left.lists else "")
+    lists = count(len(left.lists), "list") + (
+        f" ({listed(list(left.lists))})" if left.lists else ""
+    )
     silent = count(left.withdrawn, "contact")
     there = f"{count(left.contacts, 'contact')}, {lists}, and {silent} without mail"
     said = [
