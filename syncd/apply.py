@@ -54,7 +54,7 @@ async def apply(app: App, wanted: Declared, *, dry_run: bool = False) -> Applied
         transaction = connection.transaction()
         await transaction.start()
         try:
-            changes = await _tried(connection, wanted)  # type: ignore[arg-type]
+            changes = await _tried(connection, wanted)
         except BaseException:
             await transaction.rollback()
             raise
@@ -66,8 +66,8 @@ async def export(app: App, names: Sequence[str] = ()) -> str:
     """The rows as a file for `apply`: of these destinations and their sources (none: of all)."""
     chosen = {d.name for d in await app.destinations(names)}
     async with app.pool.acquire() as connection:
-        rows = await _rows(connection, sql.apply.destinations_as_they_are)  # type: ignore[arg-type]
-        known = await _rows(connection, sql.apply.sources_as_they_are)  # type: ignore[arg-type]
+        rows = await _rows(connection, sql.apply.destinations_as_they_are)
+        known = await _rows(connection, sql.apply.sources_as_they_are)
     destinations = {name: _unpaused(row) for name, row in rows.items() if name in chosen}
     used = {row["source"] for row in destinations.values()}
     return declared.written(

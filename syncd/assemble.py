@@ -118,7 +118,7 @@ async def desired_of(
 ) -> Desired:
     """The compiled mapping; ConfigError naming every fault of source and mapping."""
     async with pool.acquire() as connection:
-        return await desired_on(connection, destination, kind, options)  # type: ignore[arg-type]
+        return await desired_on(connection, destination, kind, options)
 
 
 async def desired_on(

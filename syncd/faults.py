@@ -32,7 +32,7 @@ async def find(pool: Pool, secrets: Secrets, destinations: Sequence[Destination]
 async def faults_of(pool: Pool, secrets: Secrets, destination: Destination) -> list[str]:
     """What is wrong with one destination."""
     async with pool.acquire() as connection:
-        found = await row_faults(connection, destination)  # type: ignore[arg-type]
+        found = await row_faults(connection, destination)
     with _noting(destination, found)():
         known = providers().get(destination.provider)
         if known is None:

@@ -195,8 +195,8 @@ async def _there_and_back(url: str, file: Path, sources: Any, them: Any) -> None
         wanted = declared.read([file])
         for whence in ("the same rows", "none"):
             async with pool.acquire() as connection, connection.transaction():
-                known = await applying._rows(connection, sql.apply.sources)  # type: ignore[arg-type]
-                assert await applying._written(connection, wanted, known) == [], whence  # type: ignore[arg-type]
+                known = await applying._rows(connection, sql.apply.sources)
+                assert await applying._written(connection, wanted, known) == [], whence
             assert await rows(pool) == before, whence
             assert await applying.export(cast("App", app)) == text, whence
             await pool.execute("delete from syncd.destination")

@@ -6,13 +6,12 @@ import asyncio
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmdline import CONFIG, Done, done, environment, secret
+from cmdline import CONFIG, Done, done, environment, free_ports, secret
 from cryptography.fernet import Fernet
 from people import destination
 from test_cli import commands
@@ -88,7 +87,7 @@ async def test_the_example_of_every_command_runs(pool: Any, database: str, tmp_p
     assert await pool.fetchval("select count(*) from syncd.opt_out where lifted_at is null") == 0
 
     await ends_by_a_signal(examples["run"], b"serving", 0, env, tmp_path)
-    line = examples["sandbox"].replace("8800", str(_free_ports(5)))
+    line = examples["sandbox"].replace("8800", str(free_ports(5)))
     await ends_by_a_signal(line, b"clevertap", 143, env, tmp_path)
 
 
@@ -113,19 +112,6 @@ async def ends_by_a_signal(
     assert says in said, said
     process.send_signal(signal.SIGTERM)
     assert (await done(process)).code == code
-
-
-def _free_ports(n: int) -> int:
-    """The first of *n* neighbours that nobody listens at."""
-    for first in range(23_100, 60_000, n):
-        try:
-            for port in range(first, first + n):
-                with socket.create_server(("127.0.0.1", port)):
-                    pass
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 # ── Completion ──────────────────────────────────────────────────────────────────────────────
