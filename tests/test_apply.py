@@ -71,7 +71,7 @@ def test_every_option_and_column_is_in_the_example_with_its_default(provider: st
     options = kind.options_model.model_fields
     assert row["options"].keys() == options.keys()
     kind.options_model.model_validate(row["options"])
-    own = options.keys() - {"base_url", "meters", "subscribed_values", "auth_url"}
+    own = options.keys() - {"base_url", "meters", "subscribed_values", "auth_url", "authorize_url"}
     for name in own:
         if options[name].default is not None and not options[name].is_required():
             assert row["options"][name] == options[name].default, name

@@ -236,7 +236,9 @@ def main() -> None:
         app(prog_name="syncd")
 
 
-_GROUPS = ("configure", "daemon", "transfer", "operate", "secret", "rehearse")
+_GROUPS = (
+    "configure", "daemon", "transfer", "operate", "audit", "secret", "authorize", "rehearse"
+)  # fmt: skip
 
 for _group in _GROUPS:  # each registers its commands with `app`; the help keeps this order
     if importlib.util.find_spec(f"syncd.cli.{_group}") is not None:

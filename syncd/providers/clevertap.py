@@ -25,6 +25,7 @@ from syncd.model import (
     Applied,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -34,12 +35,15 @@ from syncd.model import (
     OptedOut,
     Outcome,
     Request,
+    Seen,
     Traits,
 )
 from syncd.providers import Credential, KeyColumn, Options, Wire
 from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
+from syncd.providers import clevertap_compare as compare
+from syncd.providers import clevertap_people as people
 from syncd.providers.clevertap_translate import (
     SYSTEM,
     Draft,
@@ -107,7 +111,15 @@ class CleverTap:
         batch=1000,
         meters={"upload": Meter(in_flight=15), "read": Meter(in_flight=3)},
         key="ours",
-        can=Can.REPEAT | Can.FIND | Can.ERASE | Can.OPT_OUT | Can.RESUBSCRIBE,
+        can=(
+            Can.REPEAT
+            | Can.FIND
+            | Can.ERASE
+            | Can.OPT_OUT
+            | Can.RESUBSCRIBE
+            | Can.COMPARE
+            | Can.WHOLE
+        ),
         visible_after=5.0,
         default_fields={
             "First Name": "first_name",
@@ -131,6 +143,7 @@ class CleverTap:
             marker=options.marker_event,
             delete_works=bool(findings.get("delete_works")),
             negative_dates=bool(findings.get("negative_dates")),
+            adopts=options.adopt == "email",
         )
 
     @classmethod
@@ -143,6 +156,10 @@ class CleverTap:
     def scope(cls, options: CleverTapOptions, credential: CleverTapCredential) -> str:  # noqa: ARG003
         """Limits are counted per account (4)."""
         return credential.account_id.get_secret_value()
+
+    @classmethod
+    def account(cls, credential: CleverTapCredential) -> str:
+        return credential.account_id.get_secret_value().upper()
 
     @classmethod
     def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
@@ -235,13 +252,19 @@ class CleverTap:
         return outcomes
 
     async def _look_first(self, drafts: Sequence[Draft]) -> None:
-        """An upload would make a profile that must not be made: absent stays absent."""
+        """An upload would make a profile that must not be made: absent stays absent, and who is
+        there under another identity is taken as they are, a no of theirs included."""
         looked = await self.find([draft.change for draft in drafts])
         for draft, found in zip(drafts, looked, strict=True):
+            change, want = draft.change, draft.change.want
+            creates = change.may_create and want is not None and want.subscribed
             if found.remote is None:
-                draft.outcome, draft.mark = Absent("not there, and not to be created"), None
+                if not creates:
+                    draft.outcome, draft.mark = Absent("not there, and not to be created"), None
+            elif creates and found.opted_out is not None and not change.resubscribe:
+                draft.outcome, draft.mark = found.opted_out, None
             elif found.remote["identity"] != draft.identity:  # adopted under its own identity
-                fresh = drafted(draft.change._replace(remote=found.remote), self._rules)
+                fresh = drafted(change._replace(remote=found.remote), self._rules)
                 draft.identity, draft.records = fresh.identity, fresh.records
                 draft.remote = {**found.remote, **(fresh.remote or {})}
 
@@ -250,20 +273,50 @@ class CleverTap:
         return await _side_by_side(self._found, changes)
 
     async def _found(self, change: Change) -> Found:
+        record, own = await self._looked_for(change)
+        if record is None:
+            return Found(None)
+        no = OptedOut(evidence={"MSG-email": False}) if compare.flag(record) is False else None
+        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """As `find`, with the properties; MSG-email where the account shows it."""
+        return await _side_by_side(self._whole, changes)
+
+    async def _whole(self, change: Change) -> Seen | None:
+        record, own = await self._looked_for(change)
+        if record is None:
+            return None
+        return compare.seen(record, own, change.contact_id, self._rules)
+
+    async def comparer(self) -> Comparer:
+        return partial(compare.unlike, self._rules)
+
+    async def _looked_for(self, change: Change) -> tuple[Mapping[str, Any] | None, str]:
+        """The contact's profile, and the identity by which it is written to."""
         record = await self._profile("identity", identity := identity_of(change))
         if record is None and self._options.adopt == "email":
             person = change.want or change.was
             address = person.email if person and not email_fault(person.email) else ""
             record = await self._profile("email", address) if address else None
-            if str((record or {}).get("email", "")).lower() != address.lower():
-                record = None
+            record = record if people.is_of(record, address) else None
         known = answers.identities(record.get("identity")) if record else []
         if record is None or (self._options.adopt == "email" and not known):
-            return Found(None)
-        own = identity if identity in known or not known else known[0]
-        flag = (record.get("profileData") or {}).get("MSG-email")
-        no = OptedOut(evidence={"MSG-email": False}) if flag is False else None
-        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+            return None, identity
+        return record, identity if identity in known or not known else known[0]
+
+    async def check_people(self, told: Mapping[str, str]) -> Sequence[Finding]:
+        """Where profiles are taken by identity alone: who has one under another."""
+        if self._options.adopt == "email":
+            return []
+        some = [pair for pair in told.items() if not email_fault(pair[1])]
+        try:
+            records = await _side_by_side(lambda pair: self._profile("email", pair[1]), some)
+        except ProviderError as err:
+            says = f"nobody could be looked up by address: {err.reason}"
+            return [Finding("adoption", "warning", says, "let the passcode read profiles")]
+        strange = [people.is_stranger(r, *pair) for r, pair in zip(records, some, strict=True)]
+        return people.told(len(some), sum(strange))
 
     async def _profile(self, key: str, value: str) -> Mapping[str, Any] | None:
         target = f"{answers.PROFILE}?{key}={quote(value, safe='')}"

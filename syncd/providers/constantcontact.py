@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -50,7 +52,7 @@ from syncd.providers.constantcontact_single import (
     evidence,
     number_for,
 )
-from syncd.providers.constantcontact_translate import LENGTHS, Rules, address_of
+from syncd.providers.constantcontact_translate import LENGTHS, Rules, address_of, unlike
 
 AT_ONCE = 4  # contacts looked after side by side; the meter decides how many requests leave
 SINGLES = 24  # contacts one by one in a push: more, and progress would be kept too rarely
@@ -121,8 +123,11 @@ class ConstantContact:
             | Can.DELETE_LIST
             | Can.OPT_OUT
             | Can.JOBS
+            | Can.COMPARE
+            | Can.WHOLE
         ),
         needs_list=True,
+        page=50,
         requests_per_batch=6.0,
         default_fields={
             "FirstName": "first_name",
@@ -157,6 +162,11 @@ class ConstantContact:
     def scope(cls, options: ConstantContactOptions, credential: ConstantContactCredential) -> str:  # noqa: ARG003
         """The quota is the API key's, over all accounts that share it (4)."""
         return credential.api_key.get_secret_value()
+
+    @classmethod
+    def account(cls, credential: ConstantContactCredential) -> str:
+        """It is in every address (1)."""
+        return credential.username.lower()
 
     @classmethod
     def meters(cls, options: ConstantContactOptions) -> Mapping[str, Meter]:  # noqa: ARG003
@@ -323,6 +333,33 @@ class ConstantContact:
                 for one in entries
             ]
             yield Page(seen, {"next": following or begin})
+
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """Pages tell neither fields nor all lists: one request a contact (3)."""
+        return [await self._whole(change) for change in changes]
+
+    async def _whole(self, change: Change) -> Seen | None:
+        number = (change.remote or {}).get("id")
+        if number is None and (person := change.want or change.was) is not None:
+            email = address_of(person.email)
+            record = (await self._calls.search([email])).get(email) if email else None
+            number = None if record is None else record.number
+        whole = None if number is None else await self._calls.contact(str(number))
+        if whole is None:
+            return None
+        status = whole.text("Status").casefold()
+        return Seen(
+            whole.number,
+            address_of(whole.text("EmailAddress")) or None,
+            {"do not mail": False, "active": True}.get(status),
+            change.contact_id,
+            tuple(whole.lists),
+            evidence(whole),
+            {name: whole.text(name) for name in LENGTHS},
+        )
+
+    async def comparer(self) -> Comparer:
+        return partial(unlike, self._rules)
 
     @classmethod
     def remembered(

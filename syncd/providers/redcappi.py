@@ -105,6 +105,7 @@ class RedCappi:
         ),
         needs_list=True,
         visible_after=1.0,
+        page=500,
         default_fields={
             "first_name": "first_name",
             "last_name": "last_name",
