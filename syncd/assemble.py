@@ -15,7 +15,7 @@ from syncd import meter, sql, wire
 from syncd import source as sources
 from syncd.compare import Compare
 from syncd.control import Destination
-from syncd.db import Pool
+from syncd.db import Connection, Pool
 from syncd.decide import Rules
 from syncd.desired import Desired, Field, mapping
 from syncd.erasure import Erasures
@@ -120,8 +120,15 @@ async def desired_of(
 ) -> Desired:
     """The compiled mapping; ConfigError naming every fault of source and mapping."""
     async with pool.acquire() as connection:
-        source = await sources.describe(connection, destination.source)
-        faults = await _list_faults(connection, destination, source)
+        return await desired_on(connection, destination, kind, options)
+
+
+async def desired_on(
+    connection: Connection, destination: Destination, kind: type[Provider], options: Any
+) -> Desired:
+    """As `desired_of`, on a connection whose transaction may have changed the rows."""
+    source = await sources.describe(connection, destination.source)
+    faults = await _list_faults(connection, destination, source)
     key = kind.key_column(options)
     fields: Sequence[Field] = ()
     try:

@@ -117,6 +117,8 @@ class Commands:
         for name in ("email", "reason"):
             if not isinstance(args.get(name), str) or not args[name].strip():
                 raise ConfigError(f"lift needs args.{name}: who, and why the no does not hold")
+        if not isinstance(args.get("list"), str | None):
+            raise ConfigError("args.list must be a list's id, as a text")
         lifted = await control.lift(self.pool, args["email"], args.get("list"), args["reason"], who)
         return {"lifted": len(lifted)}
 
@@ -132,6 +134,6 @@ def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:
 
 def _number(args: Mapping[str, Any], name: str) -> int:
     value = args.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
         raise ConfigError(f"args.{name} must be a number, as `syncd status` shows it")
     return value

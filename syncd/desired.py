@@ -260,7 +260,8 @@ select distinct c.id::text collate "C" as contact_id, lower(btrim(c.email::text)
         if self.only_own_opt_outs:
             return own
         peers = f"select d.id from syncd.destination d where d.source = {literal(self.source.name)}"
-        return f"({own} or (o.kind <> 'vanished' and o.destination_id in ({peers})))"
+        gone = f"o.of_source = {literal(self.source.name)}"  # its destination was removed
+        return f"({own} or (o.kind <> 'vanished' and (o.destination_id in ({peers}) or {gone})))"
 
     def _expression(self, field: Field) -> str:
         column = self.source.contact.columns[field.column]

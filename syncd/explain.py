@@ -125,7 +125,8 @@ def _concerns(
     """Whether an opt-out counts for this contact here: as in `Desired`, lifted ones too."""
     own = opt_out["destination_id"] == d.id
     narrow = desired.only_own_opt_outs or opt_out["kind"] == "vanished" or opt_out["list_id"]
-    if not own and (narrow or opt_out["destination_id"] not in peers):
+    shared = opt_out["destination_id"] in peers or opt_out["of_source"] == d.source
+    if not own and (narrow or not shared):
         return False
     if opt_out["contact_id"] == contact_id and (
         opt_out["kind"] in ("unsubscribed", "complained") or opt_out["list_id"]

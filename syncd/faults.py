@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from syncd.assemble import desired_of, limits_of, options_of
+from syncd.assemble import desired_on, limits_of, options_of
 from syncd.control import Destination
-from syncd.db import Pool
+from syncd.db import Connection, Pool
 from syncd.errors import ConfigError
-from syncd.providers import Provider, provider
+from syncd.providers import Provider, provider, providers
 from syncd.schedule import parse
 from syncd.secrets import Secrets
 from syncd.wire import checked_base
@@ -31,6 +31,19 @@ async def find(pool: Pool, secrets: Secrets, destinations: Sequence[Destination]
 
 async def faults_of(pool: Pool, secrets: Secrets, destination: Destination) -> list[str]:
     """What is wrong with one destination."""
+    async with pool.acquire() as connection:
+        found = await row_faults(connection, destination)
+    with _noting(destination, found)():
+        known = providers().get(destination.provider)
+        if known is None:
+            await secrets.get(destination.credential)
+        else:
+            await secrets.credential(destination.credential, known.credential_model)
+    return found
+
+
+async def row_faults(connection: Connection, destination: Destination) -> list[str]:
+    """What is wrong with its row and its mapping, as this connection sees them."""
     found: list[str] = []
     note = _noting(destination, found)
     for column in SCHEDULES:
@@ -39,11 +52,6 @@ async def faults_of(pool: Pool, secrets: Secrets, destination: Destination) -> l
     kind: type[Provider] | None = None
     with note():
         kind = provider(destination.provider)
-    with note():
-        if kind is None:
-            await secrets.get(destination.credential)
-        else:
-            await secrets.credential(destination.credential, kind.credential_model)
     if kind is None:
         return found
     options: Any = kind.options_model.model_construct()
@@ -52,7 +60,7 @@ async def faults_of(pool: Pool, secrets: Secrets, destination: Destination) -> l
         limits_of(destination, kind, options)
         checked_base(kind.base_url(options), options.allow_http)
     with note():
-        await desired_of(pool, destination, kind, options)
+        await desired_on(connection, destination, kind, options)
     return found
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import asyncpg
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from syncd import log, sql
@@ -207,7 +208,13 @@ class Secrets:
         return next((text for text in found if text is not None), None)
 
     async def _sealed(self, name: str) -> str | None:
-        sealed = await self._pool.fetchval(sql.secret.sealed, name) if self._pool else None
+        try:
+            sealed = await self._pool.fetchval(sql.secret.sealed, name) if self._pool else None
+        except asyncpg.InsufficientPrivilegeError:  # an operator's role, or a reader's
+            raise ConfigError(
+                f"secret {name!r}: this role may not read the table syncd.secret, only those who"
+                " send may (sql/roles.sql)"
+            ) from None
         if sealed is None:
             return None
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from syncd import toml
 from syncd.errors import ConfigError
 
 PREFIX = "SYNCD_"
@@ -199,28 +199,22 @@ def load(path: Path | None = None) -> Settings:
 def _read(named: Path | None) -> _File:
     for path in (named,) if named else PLACES:
         try:
-            return _parse(path, path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            if named:
-                return _File(path, {}, [f"{path}: no such file"])
-        except OSError as error:
-            return _File(path, {}, [f"{path}: cannot be read ({error.strerror})"])
+            if named or not _is_missing(path):
+                return _File(path, toml.read(path), [])
+        except ConfigError as error:
+            return _File(path, {}, list(error.faults))
     return _File(None, {}, [])
 
 
-def _parse(path: Path, data: bytes) -> _File:
+def _is_missing(path: Path) -> bool:
+    """Whether it is not there at all; one that may not be looked at is there, and a fault."""
     try:
-        text = data.decode("utf-8-sig")
-        return _File(path, tomllib.loads(text), [])
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        what = f"not UTF-8 (at line {line}, column {column})"
-    except tomllib.TOMLDecodeError as error:
-        *before, last = text.split("\n")
-        end = f"line {len(before) + 1}, column {len(last) + 1}"
-        what = str(error).replace("end of document", end)
-    return _File(path, {}, [f"{path}: not readable as TOML: {what}"])
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _validated(given: dict[str, Any]) -> tuple[Settings | None, list[ErrorDetails]]:

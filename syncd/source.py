@@ -144,7 +144,8 @@ async def describe(connection: Connection, name: str) -> Source:
 
 async def _relation(connection: Connection, role: str, text: str) -> Relation:
     try:
-        row = await connection.fetchrow(_RESOLVE, text)
+        async with connection.transaction():  # a caller's own must outlive a name that is none
+            row = await connection.fetchrow(_RESOLVE, text)
     except asyncpg.PostgresError as error:
         raise ConfigError(f"{role} {text!r} is not a relation's name: {error}") from None
     if row is None:

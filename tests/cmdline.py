@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -85,3 +86,20 @@ async def daemon(env: Mapping[str, str]) -> AsyncIterator[Any]:
             process.send_signal(signal.SIGTERM)
         ended = await done(process)
         assert ended.code == 0, ended.err
+
+
+CONFIG = Path(__file__).resolve().parent.parent / "config"
+
+
+async def apply_example(url: str, sandbox: Handle, folder: Path) -> Done:
+    """Apply the annotated destination as it stands, but for the port, which must be free here."""
+    provider = sandbox.state.provider
+    file = folder / f"{provider}.toml"
+    text, n = re.subn(
+        r"http://127\.0\.0\.1:880\d", sandbox.url, (CONFIG / file.name).read_text("utf-8")
+    )
+    assert n, "it points at the sandbox"
+    file.write_text(text, "utf-8")
+    ended = await syncd("apply", str(file), "--json", env=environment(url))
+    assert ended.code == 0, ended.err
+    return ended

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cmdline import Done, daemon, done, environment, secret, start, syncd
+from cmdline import Done, apply_example, daemon, done, environment, secret, start, syncd
 from people import destination, fill, profiles
 
 from syncd import db, demo
@@ -242,14 +242,12 @@ async def test_two_destinations_at_once_and_one_by_name(
 
 
 async def test_the_annotated_destination_works_as_it_stands(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
-    """But for the port, which must be free here."""
     await fill(pool, 10)
-    path = Path(__file__).parent.parent / "config" / "clevertap.sql"
-    text = path.read_text("utf-8").replace("http://127.0.0.1:8801", sandbox.url)
-    await pool.execute(text)
-    await pool.execute(text)
+    first = await apply_example(database, sandbox, tmp_path)
+    again = await apply_example(database, sandbox, tmp_path)
+    assert [one.json["changes"][0]["action"] for one in (first, again)] == ["added", "same"]
 
     ended = await syncd("backfill", env=environment(database, **secret(sandbox, "clevertap")))
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cmdline import environment, secret, syncd
+from cmdline import apply_example, environment, secret, syncd
 from people import destination, fill
 
-from syncd.providers.clevercampaign_settings import CleverCampaignOptions
 from syncd.sandbox import Handle, serve
 from syncd.sandbox.call import Answer, Call
 
-CONFIG = Path(__file__).parent.parent / "config" / "clevercampaign.sql"
 NAME = "clevercampaign"
 SEED = 7
 QUICK = {"provider": NAME, "per_second": 1000.0, "credential": NAME}
@@ -39,25 +36,13 @@ async def backfilled(url: str, sandbox: Handle, *args: str) -> tuple[int, dict[s
     return ended.code, ended.json["destinations"][NAME], ended.err
 
 
-def test_every_option_is_explained_with_its_default() -> None:
-    shown = dict(re.findall(r"-- , '(\w+)', ('[^']*'|\w+)", CONFIG.read_text("utf-8")))
-    fields = CleverCampaignOptions.model_fields
-    shared = {"base_url", "allow_http", "opt_out_scope", "meters"}
-    for name in fields.keys() - shared:
-        default = fields[name].default
-        said = f"'{default}'" if isinstance(default, str) else str(default).lower()
-        assert shown.get(name) == said, name
-
-
 async def test_the_annotated_destination_converges_a_no_and_a_removal_are_conveyed(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
-    """But for the port, which must be free here, and for politeness."""
+    """But for the port, and for politeness."""
     await fill(pool, 20)
     sandbox.act("add", email="P3@x.example")  # adopted, not made twice
-    text = CONFIG.read_text("utf-8").replace("http://127.0.0.1:8800", sandbox.url)
-    await pool.execute(text)
-    await pool.execute(text)
+    await apply_example(database, sandbox, tmp_path)
     await pool.execute("update syncd.destination set per_second = 1000")
     code, told, said = await backfilled(database, sandbox)
     assert (code, told["created"] + told["updated"], told["in_step"]) == (0, 20, True), said

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cmdline import Done, environment, secret, syncd
+from cmdline import Done, apply_example, environment, secret, syncd
 from people import fill
 
 from syncd.sandbox import Handle, serve
-
-CONFIG = Path(__file__).parent.parent / "config" / "constantcontact.sql"
 
 
 @pytest.fixture
@@ -23,11 +21,9 @@ async def sandbox() -> AsyncIterator[Handle]:
         assert (state["violations"], state["resubscribed"]) == ([], [])
 
 
-async def configured(pool: Any, sandbox: Handle) -> None:
-    """The annotated destination, but for the port, which must be free here, and for politeness."""
-    text = CONFIG.read_text("utf-8").replace("http://127.0.0.1:8802", sandbox.url)
-    await pool.execute(text)
-    await pool.execute(text)
+async def configured(pool: Any, database: str, sandbox: Handle, folder: Path) -> None:
+    """The annotated destination, but for the port, and for politeness."""
+    await apply_example(database, sandbox, folder)
     await pool.execute(
         "update syncd.destination set per_second = 1000, guard_percent = 100, guard_floor = 1000,"
         " options = options || '{\"poll_seconds\": 0.1}'"
@@ -70,10 +66,10 @@ async def in_step(pool: Any, sandbox: Handle) -> list[str]:
 
 
 async def test_jobs_single_changes_consent_and_removal_converge(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
     await fill(pool, 120)
-    await configured(pool, sandbox)
+    await configured(pool, database, sandbox, tmp_path)
     ended = await backfilled(database, sandbox)
     done = ended.json["destinations"]["constantcontact"]
     assert (ended.code, done["created"], done["absent"]) == (0, 60, 60), ended.err
@@ -127,10 +123,10 @@ async def test_jobs_single_changes_consent_and_removal_converge(
 
 
 async def test_wrong_credentials_halt_with_a_reason(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
     await fill(pool, 10)
-    await configured(pool, sandbox)
+    await configured(pool, database, sandbox, tmp_path)
     sandbox.set_limits(offers="basic")
     ended = await backfilled(database, sandbox)
     assert ended.code == 77

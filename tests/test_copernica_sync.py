@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from cmdline import environment, secret, syncd
+from cmdline import apply_example, environment, secret, syncd
 from people import fill
 
 from syncd import log
@@ -21,8 +20,6 @@ from syncd.db import Pool
 from syncd.providers.copernica import Copernica
 from syncd.sandbox import Handle, serve
 from syncd.settings import Settings
-
-CONFIG = Path(__file__).parent.parent / "config"
 
 
 @pytest.fixture
@@ -215,18 +212,10 @@ async def test_a_list_that_could_not_be_made_is_made_while_contacts_wait_for_it(
 
 
 async def test_the_annotated_destination_works_as_it_stands(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
-    """But for the port, which must be free here; in both forms, which say the same."""
     await fill(pool, 20)
-    text = (CONFIG / "copernica.sql").read_text("utf-8")
-    told = tomllib.loads((CONFIG / "copernica.toml").read_text("utf-8"))["destination"]
-    await pool.execute(text)
-    row = dict(await pool.fetchrow("select * from syncd.destination"))
-    for name, value in told["copernica"].items():
-        kept = orjson.loads(row[name]) if name in ("options", "fields") else row[name]
-        assert kept == value, name
-    await pool.execute(text.replace("http://127.0.0.1:8803", sandbox.url))
+    await apply_example(database, sandbox, tmp_path)
 
     ended = await syncd("check", env=environment(database, **secret(sandbox, "copernica")))
     assert ended.code == 0, ended.out

@@ -16,7 +16,7 @@ import pytest
 import redcappi_service
 import sakila
 import service
-from cmdline import environment, secret, syncd
+from cmdline import apply_example, environment, secret, syncd
 from people import fill
 from redcappi_service import same
 from service import Service
@@ -81,14 +81,11 @@ async def sandbox() -> AsyncIterator[Handle]:
 
 
 async def test_the_annotated_destination_works_as_it_stands(
-    pool: Any, database: str, sandbox: Handle
+    pool: Any, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
-    """But for the port, which must be free here, and for politeness."""
+    """But for the port, and for politeness."""
     await fill(pool, 20)
-    path = Path(__file__).parent.parent / "config" / "redcappi.sql"
-    text = path.read_text("utf-8").replace("http://127.0.0.1:8804", sandbox.url)
-    await pool.execute(text)
-    await pool.execute(text)
+    await apply_example(database, sandbox, tmp_path)
     await pool.execute("update syncd.destination set per_second = 1000")
 
     ended = await syncd("backfill", env=environment(database, **secret(sandbox, "redcappi")))

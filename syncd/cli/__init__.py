@@ -40,7 +40,6 @@ app = typer.Typer(
     name="syncd",
     help="Keeps e-mail-marketing providers in step with the contacts and lists in PostgreSQL.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -238,7 +237,9 @@ def main() -> None:
         app(prog_name="syncd")
 
 
-_GROUPS = ("daemon", "transfer", "operate", "audit", "secret", "authorize", "rehearse")
+_GROUPS = (
+    "configure", "daemon", "transfer", "operate", "audit", "secret", "authorize", "rehearse"
+)  # fmt: skip
 
 for _group in _GROUPS:  # each registers its commands with `app`; the help keeps this order
     if importlib.util.find_spec(f"syncd.cli.{_group}") is not None:

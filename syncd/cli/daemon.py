@@ -12,7 +12,7 @@ from syncd import db, migrate
 from syncd.cli import Config, Json, command, output, settings_of
 
 
-@command(example="syncd migrate --sql | less", name="migrate")
+@command(example="syncd migrate --sql > schema.sql", name="migrate")
 async def migrate_(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL; change nothing.")] = False,
     json: Json = False,
@@ -34,7 +34,7 @@ async def migrate_(
     output(json, {"applied": names}, lambda console: console.print(says, highlight=False))
 
 
-@command(example="syncd run --config /etc/syncd/syncd.toml")
+@command(example="syncd run --config syncd.toml")
 async def run(config: Config = None) -> int:
     """Serve every destination until told to stop: SIGTERM finishes what is in flight."""
     settings = settings_of(config, level=None)

@@ -89,8 +89,7 @@ async def chosen(app: App, names: list[str] | None) -> list[Destination]:
     found = list(await app.destinations(names or ()))
     if not found:
         raise ConfigError(
-            "there is no destination yet: insert a row into syncd.destination"
-            " (config/clevertap.sql is an example)"
+            "there is no destination yet: `syncd init` writes an example; `syncd apply` reads it"
         )
     return found
 

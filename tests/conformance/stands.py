@@ -56,6 +56,7 @@ class Stand(ABC):
     findings: ClassVar[Mapping[str, Any]] = {}  # what `learn` would find, where that takes long
     can_be_full: ClassVar[bool] = True
     keeps_lists: bool = True
+
     @classmethod
     @abstractmethod
     def serving(cls, way: str) -> Any:

@@ -1,0 +1,380 @@
+"""The control plane: every column followed while a daemon runs, rows that PostgreSQL refuses,
+commands that outlive whoever took them, what is kept of all that; names that are no SQL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+import service
+from service import Service, until
+
+from syncd.db import Pool
+
+
+@pytest.fixture
+async def syncd(cluster: str, template: str) -> AsyncIterator[Service]:
+    async with service.served(cluster, template) as made:
+        await service.fill(made.db, 40)
+        yield made
+
+
+# ── Columns, live ───────────────────────────────────────────────────────────────────────────
+
+
+async def followed(syncd: Service, **columns: Any) -> None:
+    """Change the row; the sandbox is what the changed row says, soon."""
+    if columns:
+        await syncd.set("shop", **columns)
+    try:
+        await until(lambda: _is_so(syncd), f"{columns} is followed")
+    except AssertionError:
+        await syncd.same("shop")
+        raise
+
+
+async def _is_so(syncd: Service) -> bool:
+    return not await syncd.outstanding("shop") and not await syncd.differences("shop")
+
+
+async def test_who_belongs_and_what_becomes_of_who_does_not_are_followed(syncd: Service) -> None:
+    """source, lists, everyone, when_gone, guard_percent, guard_floor."""
+    await syncd.db.execute(
+        "create view public.some as select * from syncd.contact where id < 'c00010';"
+        "insert into syncd.source (name, contact) values ('some', 'public.some')"
+    )
+    await syncd.destination("shop", await syncd.sandbox(), guard_floor=3)
+    await syncd.daemon()
+    await syncd.in_step()
+    profiles = syncd.boxes["shop"].state.profiles
+
+    await syncd.set("shop", lists=["a", "b"])
+
+    async def held() -> Any:
+        return await syncd.db.fetch(
+            "select p.id, p.kind, count(j.*) as n from syncd.plan p join syncd.journal j"
+            " on j.plan_id = p.id and j.state = 'held' where p.state = 'held' group by p.id"
+        )
+
+    await until(held, "held by guard_floor")
+    await syncd.in_step()
+    assert sum(map(profiles.mailable, profiles.all)) == 40
+    for plan in await held():
+        assert (await syncd.command("approve", None, plan=plan["id"], rows=plan["n"]))[0] == "done"
+    await syncd.set("shop", guard_percent=100, guard_floor=1000)
+    await followed(syncd)
+    few = sum(map(profiles.mailable, profiles.all))
+    assert 0 < few < 40
+    await followed(syncd, everyone=True)
+    assert sum(map(profiles.mailable, profiles.all)) == 40
+    await followed(syncd, lists=None, everyone=False, source="some")
+    assert sum(map(profiles.mailable, profiles.all)) == 9
+    await followed(syncd, source="default", when_gone="delete")
+    await syncd.db.execute("delete from syncd.contact where id = 'c00040'")
+    await until(lambda: "c00040" not in profiles.by_identity, "deleted there")
+    await syncd.set("shop", when_gone="keep")
+    await syncd.in_step()
+    await syncd.db.execute("delete from syncd.contact where id = 'c00039'")
+    await syncd.in_step()
+    assert profiles.mailable(profiles.by_identity["c00039"])
+
+
+async def test_options_limits_bells_credential_and_halt_are_followed(syncd: Service) -> None:
+    """options, credential, in_flight, per_second, per_day, read_schedule, full_schedule, halted,
+    name; what is changed is in control_log, with who, from what and to what."""
+    box = await syncd.sandbox()
+    await syncd.db.execute("update syncd.contact set phone = '15112345678' where id = 'c00001'")
+    await syncd.destination("shop", box, guard_floor=1000)
+    syncd.know("second")
+    daemon = await syncd.daemon()
+    await syncd.in_step()
+
+    one = box.state.profiles.by_identity["c00001"].properties
+    assert "Phone" not in one, "without a country's code it is no number"
+    options = {"base_url": box.url, "default_country_code": "49"}
+    await syncd.set("shop", options=orjson.dumps(options).decode())
+    await until(lambda: one.get("Phone") == "+4915112345678", "options")
+    await syncd.in_step()
+    await syncd.set("shop", in_flight=2, per_second=7.5, per_day=1000)
+    await syncd.db.execute("update syncd.contact set city = 'Ur' where id = 'c00001'")
+    await until(lambda: _limits(syncd, (7.5, 2, 1000)), "limits")
+
+    runs = "select count(*) from syncd.run where kind = 'full' and finished_at is not null"
+    before = await syncd.db.fetchval(runs)
+    await syncd.set("shop", full_schedule="1s")
+    await until(lambda: _more(syncd, runs, before), "a full pass by the clock")
+    await syncd.set("shop", full_schedule="1d", read_schedule="1s")
+    read = await syncd.db.fetchval("select max(read_at) from syncd.feed")
+    await until(lambda: _read_since(syncd, read), "a reading by the clock")
+
+    # Its secret is called as it is named, where `credential` is left out.
+    await syncd.set("shop", read_schedule="1d", credential="nobody")
+    await until(lambda: _halted(syncd, "secret 'nobody' is in none"), "halted")
+    await syncd.set("shop", credential="second")
+    await until(lambda: _halted(syncd, ""), "lifted")
+
+    await syncd.set("shop", halted="closed for stocktaking")
+    await syncd.db.execute("update syncd.contact set city = 'Uruk' where id = 'c00002'")
+    assert (await syncd.command("sync", "shop"))[0] == "done"
+    assert (await syncd.row("shop"))["halted"] == "closed for stocktaking"
+    await syncd.set("shop", halted=None)
+    await until(
+        lambda: box.state.profiles.by_identity["c00002"].properties["City"] == "Uruk", "resumed"
+    )
+    await syncd.db.execute("update syncd.destination set name = 'store'")
+    await syncd.db.execute("update syncd.contact set city = 'Eridu' where id = 'c00003'")
+    await until(
+        lambda: box.state.profiles.by_identity["c00003"].properties["City"] == "Eridu", "renamed"
+    )
+    assert daemon.alive
+    row = await syncd.row("store")
+    assert row["created_at"] < row["updated_at"]
+    log = await syncd.db.fetch("select * from syncd.control_log order by id")
+    told = [(one["row_name"], one["action"], one["old"], one["new"]) for one in log]
+    assert ("shop", "update", '{"per_day": null, "in_flight": null, "per_second": null}',
+            '{"per_day": 1000, "in_flight": 2, "per_second": 7.5}') in told  # fmt: skip
+    assert told[-1] == ("store", "update", '{"name": "shop"}', '{"name": "store"}')
+    assert {one["who"] for one in log} == {await syncd.db.fetchval("select session_user::text")}
+
+
+async def _limits(syncd: Service, said: tuple[object, ...]) -> bool:
+    row = await syncd.db.fetchrow(
+        "select per_second, in_flight, per_day from syncd.meter where meter = 'upload'"
+    )
+    return row is not None and tuple(row) == said
+
+
+async def _more(syncd: Service, query: str, than: int) -> bool:
+    return bool(await syncd.db.fetchval(query) > than)
+
+
+async def _read_since(syncd: Service, then: Any) -> bool:
+    return bool(await syncd.db.fetchval("select max(read_at) > $1 from syncd.feed", then))
+
+
+async def _halted(syncd: Service, says: str) -> bool:
+    halted = (await syncd.row("shop"))["halted"]
+    return halted is None if not says else says in (halted or "")
+
+
+# ── Rows that cannot be ─────────────────────────────────────────────────────────────────────
+
+REFUSED = (
+    "name = ''", "name = 'a b'", "name = '-x'", "provider = 'A B'", "source = 'nowhere'",
+    "options = '[]'", "options = null", "credential = ''", "credential = 'a/b'", "fields = '[1]'",
+    "fields = '{\"City\": 1}'", "fields = '{\"City\": null}'", "lists = array['a', null]",
+    "everyone = true", "when_gone = 'vanish'", "when_list_gone = 'withdraw'", "schedule = ''",
+    "read_schedule = ''", "full_schedule = null", "per_second = 0", "per_second = 'NaN'",
+    "per_second = 'Infinity'", "in_flight = 0", "per_day = -1", "guard_percent = 101",
+    "guard_percent = 'NaN'", "guard_floor = -1", "paused = null",
+)  # fmt: skip
+
+
+async def test_a_row_that_can_mean_nothing_is_refused_by_itself(pool: Pool) -> None:
+    await pool.execute("insert into syncd.destination (name, provider) values ('x', 'p')")
+    before = await pool.fetchrow("select * from syncd.destination")
+    for said in REFUSED:
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await pool.execute(f"update syncd.destination set {said}")
+    for said in ("'explode', '{}'", "'sync', '[]'", "'sync', null", "null, '{}'"):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await pool.execute(f"insert into syncd.command (kind, args) values ({said})")
+    for said in ("(name) values ('')", "(name, contact) values ('x', null)"):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await pool.execute(f"insert into syncd.source {said}")
+    assert await pool.fetchrow("select * from syncd.destination") == before
+
+
+# ── Commands ────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_command_outlives_whoever_took_it_and_tells_who_did_it_when(
+    syncd: Service,
+) -> None:
+    await syncd.destination("shop", await syncd.sandbox())
+    dead, mute = [
+        await syncd.db.fetchval(
+            "insert into syncd.worker (host, pid, version, alive_until)"
+            f" values ('gone', 1, '', now() + interval '{left}') returning id"
+        )
+        for left in ("-1 s", "1 h")
+    ]
+    insert = "insert into syncd.command (kind, claimed_by) values ('retry', $1) returning id"
+    taken, busy = [await syncd.db.fetchval(insert, one) for one in (dead, mute)]
+    daemon = await syncd.daemon(listen="false")
+    await syncd.in_step()
+
+    async def row(number: int) -> Any:
+        return await syncd.db.fetchrow("select * from syncd.command where id = $1", number)
+
+    async def finished() -> Any:
+        found = await row(taken)
+        return found if found["finished_at"] else None
+
+    done = await until(finished, "taken over")
+    workers = await syncd.db.fetch("select id, host, pid from syncd.worker where host <> 'gone'")
+    assert [(one["id"], one["pid"]) for one in workers] == [(done["claimed_by"], daemon.pid)]
+    assert (done["outcome"], done["result"]) == ("done", '{"due": 0}')
+    assert done["finished_at"] >= done["requested_at"]
+    assert (await row(busy))["finished_at"] is None, "its worker lives, and is at it"
+    await syncd.db.execute("update syncd.worker set alive_until = now() where id = $1", mute)
+    await until(lambda: _has_ended(syncd, busy), "taken over from one that died later")
+    assert len(daemon.told("command")) == 2
+
+
+async def _has_ended(syncd: Service, number: int) -> bool:
+    return bool(
+        await syncd.db.fetchval(
+            "select finished_at is not null from syncd.command where id = $1", number
+        )
+    )
+
+
+async def test_arguments_of_a_wrong_type_are_a_result_and_no_end_of_the_daemon(
+    syncd: Service,
+) -> None:
+    await syncd.destination("shop", await syncd.sandbox())
+    daemon = await syncd.daemon()
+    for kind, args, says in (
+        ("lift", {"email": "a@x.test", "reason": "r", "list": 5}, "args.list must be"),
+        ("lift", {"email": 5, "reason": "r"}, "lift needs args.email"),
+        ("retry", {"contacts": [1]}, "args.contacts must be"),
+        ("retry", {"contacts": {"a": 1}}, "args.contacts must be"),
+        ("approve", {"plan": 1.5, "rows": 1}, "args.plan must be a number"),
+        ("approve", {"plan": 2**63, "rows": 1}, "args.plan must be a number"),
+        ("approve", {"plan": 1, "rows": "many"}, "args.rows must be a number"),
+        ("discard", {"plan": [7]}, "args.plan must be a number"),
+    ):
+        outcome, result = await syncd.command(kind, None, **args)
+        assert (outcome, says in result["error"]) == ("failed", True), (kind, args, result)
+    assert (await syncd.command("retry"))[0] == "done"
+    assert daemon.alive
+
+
+# ── What is kept ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_runs_and_deliveries_are_kept_by_the_day_and_dropped_by_the_day(
+    syncd: Service,
+) -> None:
+    await syncd.destination("shop", await syncd.sandbox())
+    await syncd.db.execute(
+        "create table syncd.delivery_20200101 partition of syncd.delivery"
+        " for values from ('2020-01-01 00:00+00') to ('2020-01-02 00:00+00');"
+        "insert into syncd.delivery (destination_id, contact_id, kind, outcome, at)"
+        " values (1, 'old', 'upsert', 'updated', '2020-01-01 12:00+00'),"
+        "        (1, 'stray', 'upsert', 'updated', '2020-02-01 12:00+00')"
+    )
+    await syncd.daemon(keep_deliveries_days="3")
+    await syncd.in_step()
+    await syncd.db.execute("update syncd.contact set city = 'Ur' where id < 'c00003'")
+    await syncd.in_step()
+    gone = "select to_regclass('syncd.delivery_20200101') is null"
+    await until(lambda: syncd.db.fetchval(gone), "dropped as a whole")
+    rows = await syncd.db.fetch(
+        "select tableoid::regclass::text as part, count(*) as n from syncd.delivery group by 1"
+    )
+    today = await syncd.db.fetchval("select to_char(now() at time zone 'UTC', 'YYYYMMDD')")
+    assert [tuple(row) for row in rows] == [(f"syncd.delivery_{today}", 2)]
+    run = await syncd.db.fetchrow("select * from syncd.run where kind = 'full' order by id desc")
+    assert run is not None
+    assert (run["destination_id"], run["error"]) == (1, None)
+    assert run["started_at"] <= run["finished_at"]
+    assert orjson.loads(run["counts"]) != {}
+
+
+# ── Names ───────────────────────────────────────────────────────────────────────────────────
+
+EVIL = """x'); drop table syncd.journal; --"$$%s {0} \\ """
+
+
+async def test_names_in_control_rows_are_names_whatever_they_look_like(syncd: Service) -> None:
+    """Relations, columns, keys of JSON, lists and sources are called like an attack, and serve."""
+    q = '"' + EVIL.replace('"', '""') + '"'
+    await syncd.db.execute(
+        f"""
+        create schema {q};
+        create table {q}.{q} (id text primary key, email text, {q} text, attributes jsonb);
+        create table {q}.list (id text primary key, name text);
+        create table {q}.member (list_id text, contact_id text, primary key (list_id, contact_id))
+        """
+    )
+    key = orjson.dumps({EVIL: "by key"}).decode()
+    await syncd.db.execute(f"insert into {q}.{q} values ('1', 'a@x.test', 'in it', $1)", key)
+    await syncd.db.execute(f"insert into {q}.list values ($1, $1)", EVIL)
+    await syncd.db.execute(f"insert into {q}.member values ($1, '1')", EVIL)
+    await syncd.db.execute(
+        "insert into syncd.source values ($1, $2, $3, $4)",
+        EVIL, f"{q}.{q}", f"{q}.list", f"{q}.member",
+    )  # fmt: skip
+    await syncd.db.execute(f"select syncd.watch('{q.replace(chr(39), chr(39) * 2)}."
+                           f"{q.replace(chr(39), chr(39) * 2)}', 'id', $1)", EVIL)  # fmt: skip
+    before = await _tables(syncd)
+    box = await syncd.sandbox()
+    fields = {"Plain": EVIL, "Keyed": f"attributes.{EVIL}"}
+    await syncd.destination(
+        "shop", box, source=EVIL, lists=[EVIL], fields=orjson.dumps(fields).decode()
+    )
+    # And names that are nowhere: told as what they are.
+    nowhere = orjson.dumps({EVIL: EVIL}).decode()
+    await syncd.destination("odd0", box, fields=nowhere)
+    await syncd.destination("odd1", box, lists=[EVIL])
+    await syncd.daemon()
+    await syncd.in_step("shop")
+    await syncd.db.execute(f"update {q}.{q} set {q} = 'changed'")
+    await until(
+        lambda: "changed" in box.state.profiles.by_identity["1"].properties.values(), "changed"
+    )
+    profile = box.state.profiles.by_identity["1"]
+    assert profile.properties == {
+        "Plain": "changed", "Keyed": "by key", "Lists": profile.properties["Lists"],
+    }  # fmt: skip
+    assert len(profile.properties["Lists"]) == 1
+    for name in ("odd0", "odd1"):
+        halted = await until(functools.partial(_fault, syncd, name), "held with its fault")
+        assert repr(EVIL)[1:-1] in halted or EVIL in halted
+    assert (await syncd.command("retry", EVIL)) == (
+        "failed",
+        {"error": f"destination {EVIL!r} does not exist; there is: odd0, odd1, shop"},
+    )
+    assert await _tables(syncd) == before
+
+
+async def _fault(syncd: Service, name: str) -> Any:
+    return (await syncd.row(name))["halted"]
+
+
+async def _tables(syncd: Service) -> list[Any]:
+    return await syncd.db.fetch("select oid from pg_class where relkind in ('r', 'p') order by 1")
+
+
+# ── Removing a destination ──────────────────────────────────────────────────────────────────
+
+
+async def test_a_no_outlives_the_destination_it_was_told_at(pool: Pool) -> None:
+    """Also where there is no other one at that moment; a lifted one is at an end everywhere."""
+    await pool.execute(
+        "insert into syncd.contact (id, email) values ('1', 'ann@x.test'), ('2', 'bob@x.test');"
+        "insert into syncd.destination (name, provider) values ('old', 'p');"
+        "insert into syncd.opt_out (destination_id, email, kind, contact_id) values"
+        " (1, 'ann@x.test', 'unsubscribed', '1'), (1, 'bob@x.test', 'vanished', '2')"
+    )
+    await pool.execute("delete from syncd.destination where name = 'old'")
+    await pool.execute(
+        "insert into syncd.destination (name, provider) values ('new', 'p');"
+        "insert into syncd.mirror (destination_id, contact_id, email, subscribed, state)"
+        " values (2, '1', 'ann@x.test', true, 'here'), (2, '2', 'bob@x.test', true, 'here')"
+    )
+    told = await pool.fetch("select contact_id, mailable, why from syncd.consent order by 1")
+    assert [tuple(one) for one in told] == [
+        ("1", False, "unsubscribed at a removed destination"), ("2", True, None),
+    ]  # fmt: skip
+    await pool.execute("delete from syncd.change")
+    await pool.execute("update syncd.opt_out set lifted_at = now(), lifted_by = 'me'")
+    assert await pool.fetchval("select bool_and(mailable) from syncd.consent")
+    changed = await pool.fetch("select distinct contact_id from syncd.change order by 1")
+    assert [one["contact_id"] for one in changed] == ["1", "2"]
