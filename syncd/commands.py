@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 import structlog
 
 from syncd import control, sql
+from syncd.ask import Lifted
 from syncd.db import Pool, Row
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow
@@ -16,6 +17,9 @@ from syncd.flow import Flow
 log = structlog.get_logger()
 
 Result = Mapping[str, Any]
+
+Lift = Callable[[str, str | None, str, str], Awaitable[Lifted]]
+"""Whose no, of which list (None: all mail), why it does not hold, who says so."""
 
 PATIENCE = 10.0  # seconds that a command waits for a worker which serves its destination
 
@@ -27,10 +31,13 @@ class NotServedYet(SyncdError):
 class Commands:
     """Takes open commands, one at a time, and writes down what came of them."""
 
-    def __init__(self, pool: Pool, worker_id: int, flows: Callable[[], Mapping[str, Flow]]) -> None:
+    def __init__(
+        self, pool: Pool, worker_id: int, flows: Callable[[], Mapping[str, Flow]], lift: Lift
+    ) -> None:
         self.pool = pool
         self.worker_id = worker_id
         self.flows = flows
+        self.lift = lift
 
     async def execute_all(self) -> None:
         """Execute every open command; a faulty one gets its fault as a result."""
@@ -92,8 +99,8 @@ class Commands:
         for name in ("email", "reason"):
             if not isinstance(args.get(name), str) or not args[name].strip():
                 raise ConfigError(f"lift needs args.{name}: who, and why the no does not hold")
-        lifted = await control.lift(self.pool, args["email"], args.get("list"), args["reason"], who)
-        return {"lifted": len(lifted)}
+        done = await self.lift(args["email"], args.get("list"), args["reason"], who)
+        return {"lifted": len(done.lifted), "tombstones": done.tombstones}
 
 
 def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:
