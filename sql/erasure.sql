@@ -32,10 +32,12 @@ update syncd.erasure r
 -- Requests that are not finished, with what is known of whom they are about in a source ($1).
 select e.erasure_id,
        array_agg(e.contact_id) filter (where e.source = $1::text) as ids,
-       array_agg(e.email) filter (where e.email is not null) as emails
+       array_agg(e.email) filter (where e.email is not null) as emails,
+       case when r.source = $1::text
+            then array(select jsonb_array_elements_text(r.result -> 'known')) else '{}' end as known
   from syncd.erasing e
   join syncd.erasure r on r.id = e.erasure_id and r.purged_at is null
- group by e.erasure_id
+ group by e.erasure_id, r.source, r.result
  order by e.erasure_id;
 
 -- name: known
@@ -272,7 +274,7 @@ with pieces as (
     delete from syncd.erasing where erasure_id = any($1::bigint[])
 )
 update syncd.erasure r
-   set finished_at = now(), contact_id = null, email = null,
+   set finished_at = now(), contact_id = null, email = null, result = r.result - 'known',
        proof = (select coalesce(jsonb_object_agg(p.key, p.value - 'records'), '{}')
                   from jsonb_each(r.proof) p)
  where r.id = any($1::bigint[]);

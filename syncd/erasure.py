@@ -83,7 +83,7 @@ class Erasures:
         for row in await self.pool.fetch(sql.erasure.open, source):
             ids, emails = set(row["ids"] or ()), set(row["emails"] or ())
             for _ in range(ROUNDS):
-                more_ids, more_emails, shared = await self._more(ids, emails)
+                more_ids, more_emails, shared = await self._more(ids, emails, row["known"])
                 if shared:
                     await self.pool.execute(sql.erasure.shared, row["erasure_id"], shared)
                 if not more_ids and not more_emails:
@@ -95,19 +95,21 @@ class Erasures:
                 )  # fmt: skip
 
     async def _more(
-        self, ids: Collection[str], emails: Collection[str]
+        self, ids: Collection[str], emails: Collection[str], before: Collection[str]
     ) -> tuple[set[str], set[str], list[str]]:
         """Whoever has one of the addresses; the addresses of the ids that nobody else has.
 
+        before: addresses under which the contact was known when the request was made.
         Third: contacts who have one of these too. An address that somebody was named by is
         everybody's who has it; one that was only found is left to those who were not named.
         """
         here = await self.pool.fetch(sql.erasure.known, self._me, sorted(ids), sorted(emails))
         known = {(r["contact_id"], r["email"]) for r in here if not _is_piece(r["contact_id"])}
-        asked = sorted({*emails, *(email for one, email in known if one in ids)})
+        asked = sorted({*emails, *before, *(email for one, email in known if one in ids)})
         named = sorted({*ids, *(one for one, _ in known)})
         source = await self._of_source(named, asked)
         his = {email for one, email in (*source, *known) if one in ids and email}
+        his |= set(before)
         if late := his - set(asked):
             source = await self._of_source(named, sorted({*asked, *late}))
         there = {one for one, _ in source}

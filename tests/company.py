@@ -146,7 +146,8 @@ async def company(
         yield made
         for name, box in boxes.items():
             state = box.snapshot()
-            assert (state["violations"], state["duplicates"]) == ([], []), name
+            breaches = [*state["violations"], *state["duplicates"]]
+            assert breaches == [], (name, breaches)
             assert state["resubscribed"] == [], name
 
 

@@ -64,12 +64,30 @@ begin
     new.source := used[1];
     return new;
 end $$;
+
+-- Under which addresses destinations know a contact now: they are about to forget it.
+create function syncd.addresses_of(p_source text, p_contact text) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+return array(
+    select m.email from syncd.destination d
+      join syncd.mirror m on m.destination_id = d.id and m.contact_id = p_contact
+     where d.source = p_source
+    union
+    select j.email from syncd.destination d
+      join syncd.journal j on j.destination_id = d.id and j.contact_id = p_contact
+     where d.source = p_source and j.email is not null);
+
 create trigger normalise before insert on syncd.erasure
     for each row execute function syncd.normalise_erasure();
 
 create or replace function syncd.erasure_requested() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if new.contact_id is not null then
+        update syncd.erasure set result = result || jsonb_build_object(
+            'known', to_jsonb(syncd.addresses_of(new.source, new.contact_id)))
+         where id = new.id;
+    end if;
     insert into syncd.erasing (erasure_id, source, contact_id)
     select new.id, new.source, new.contact_id where new.contact_id is not null;
     insert into syncd.erasing (erasure_id, email)
