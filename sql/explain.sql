@@ -80,6 +80,11 @@ select to_jsonb(e)::text from syncd.erasure e
                  where x.contact_id = any($1::text[]) or x.email = $2::text)
  order by e.id;
 
+-- name: erasing
+select to_jsonb(e)::text from syncd.erasing e
+ where e.contact_id = any($1::text[]) or e.email = $2::text
+ order by e.id;
+
 -- name: tombstone
 select to_jsonb(t)::text from syncd.tombstone t where t.hash = any($1::text[]) order by t.hash;
 

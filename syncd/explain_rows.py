@@ -83,7 +83,9 @@ async def _of_source(
         statement = getattr(sql.explain, table)
         held.rows[table] = _loaded(await connection.fetch(statement, destinations, held.ids, email))
     held.rows["change"] = _loaded(await connection.fetch(sql.explain.change, name, held.ids))
-    held.rows["command"] = _loaded(await connection.fetch(sql.explain.command, held.ids, email))
+    for table in ("command", "erasing"):
+        statement = getattr(sql.explain, table)
+        held.rows[table] = _loaded(await connection.fetch(statement, held.ids, email))
     asked = [one.erasure_id for one in held.buried]
     rows = await connection.fetch(sql.explain.erasure, held.ids, email, asked)
     held.rows["erasure"] = _loaded(rows)
