@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
@@ -78,6 +79,9 @@ class Settle:
 
 
 COLUMNS = tuple(f"f{n}" for n in range(1600))  # as many as a relation can have
+
+EXCHANGED = UUID(int=0)
+"""The digest of a mirror row whose address was exchanged, and that has not been sent since."""
 
 Decision = Entry | Drop | Release | Refuse | Settle
 
@@ -264,6 +268,9 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         was = None  # what a lost try may have left is another contact's by now
     if was is not None and entry["doubtful"] and not want.subscribed:
         was = was._replace(subscribed=True)  # a silence that may not have arrived is said again
+    if was is not None and row["m_digest"] == EXCHANGED and not want.subscribed:
+        # The record is the same, the address another one, which may never have been silenced.
+        was = was._replace(subscribed=rules.traits.key == "ours" or was.subscribed)
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
     # Another address is another record, where the address is the key: it may be off there.
     other = rules.traits.key == "address" and row["m_email"] != row["email"]

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from company import Company, add, company, destination
+from company import Company, add, company
 
 from syncd.db import Pool
 from syncd.model import Can, Traits
@@ -160,12 +160,134 @@ async def test_a_no_said_there_outlives(
         await road(at, name)
 
 
+# ── Roads that not every provider has ───────────────────────────────────────────────────────
+
+
+async def test_who_left_one_list_there_is_not_put_into_it_again(
+    database: str, pool: Pool, name: str
+) -> None:
+    """And stays in the other one, mailable."""
+    if not traits(name).can & Can.LISTS:
+        pytest.skip("lists are no objects of their own there: nobody can leave one")
+    async with company(database, pool, [name], options=KNOWS) as at:
+        await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+        await at.backfill()
+        if not leaves_list(at, name, ANN, "VIP"):
+            pytest.skip("nobody can leave one list of several there")
+        await at.scan(name)
+        await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+        await at.settle()
+        assert await pool.fetch(
+            "select 1 from syncd.opt_out where list_id = 'vip' and contact_id = 'ann'"
+        )
+        await at.backfill(force=True)
+        assert at.mailed(name, ANN)
+        assert ANN not in members(at, name, "VIP")
+        assert ANN in members(at, name, "Newsletter")
+
+
+def leaves_list(at: Company, name: str, email: str, of: str) -> bool:
+    """A person leaves one list by the provider's own page; False where there is no such thing."""
+    box = at.boxes[name]
+    number = next(n for n, one in lists(at, name).items() if one["name"] == of)
+    for deed, told in (("leave", {"list": number}), ("leave_list", {"list": int(number)})):
+        try:
+            box.act(deed, email=email, **told)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+def lists(at: Company, name: str) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = at.boxes[name].snapshot().get("lists", {})
+    return found
+
+
+def members(at: Company, name: str, of: str) -> set[str]:
+    (one,) = (one for one in lists(at, name).values() if one["name"] == of)
+    people: dict[str, str] = one["contacts"]  # type: ignore[assignment]
+    return {email.lower() for email in people.values()}
+
+
+async def test_a_bulk_job_leaves_out_who_said_no(database: str, pool: Pool, name: str) -> None:
+    """Thirty changed contacts go by a job; one of them said no in the meantime."""
+    if not traits(name).can & Can.JOBS:
+        pytest.skip("nothing is sent by bulk jobs there")
+    people = ["ann", *(f"p{n:02d}" for n in range(30))]
+    async with company(database, pool, [name], contacts=people, options=KNOWS) as at:
+        await at.backfill()
+        await says_no(at, name)
+        jobs = len(at.boxes[name].snapshot()["jobs"])
+        await pool.execute("update syncd.contact set first_name = 'B'")
+        await at.backfill()
+        await at.backfill(force=True)
+        assert len(at.boxes[name].snapshot()["jobs"]) > jobs
+        assert not at.mailed(name, ANN)
+        assert at.mailed(name, "p07@x.test")
+
+
+# ── Roads that must lead back ───────────────────────────────────────────────────────────────
+
+
+async def test_newer_consent_resubscribes_where_it_can_and_is_reported_where_not(
+    database: str, pool: Pool, name: str
+) -> None:
+    async with company(database, pool, [name], options=KNOWS) as at:
+        await at.backfill()
+        await says_no(at, name)
+        later = datetime.now(UTC) - timedelta(seconds=0)
+        await pool.execute(
+            "update syncd.opt_out set occurred_at = occurred_at - interval '1 h',"
+            " observed_at = observed_at - interval '1 h' where kind <> 'vanished'"
+        )
+        await pool.execute("update syncd.contact set consented_at = $1 where id = 'ann'", later)
+        await at.backfill(quiet=False)
+        await at.scan(name) if traits(name).can & Can.SCAN else None
+        await at.backfill(quiet=False)
+        at.boxes[name].snapshot()
+        back = traits(name).can & Can.RESUBSCRIBE
+        assert at.mailed(name, ANN) == bool(back)
+        if not back:
+            said = await pool.fetchval("select lacking from syncd.mirror where contact_id = 'ann'")
+            assert any("no" in one for one in said or ()), said
+        resubscribed(at, name).clear()  # these were allowed
+
+
+def resubscribed(at: Company, name: str) -> list[object]:
+    """What the stand-in counts as turned on by us after a person's own no."""
+    state = at.boxes[name].state
+    for holder in (state, getattr(state, "data", None), getattr(state, "writes", None)):
+        for word in ("resubscribed", "turned_on", "added_back"):
+            found = getattr(holder, word, None)
+            if isinstance(found, list):
+                return found
+    raise AssertionError(f"{name} counts none")
+
+
+async def test_withdrawn_and_added_again_is_mailable_again(
+    database: str, pool: Pool, name: str
+) -> None:
+    """Nobody said no: leaving the source is no no, and needs no new consent to come back."""
+    async with company(database, pool, [name], options=KNOWS) as at:
+        await at.backfill()
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        assert not at.mailed(name, ANN)
+        await at.scan(name) if traits(name).can & Can.SCAN else await at.settle()
+        await add(pool, "ann")
+        await at.backfill()
+        await at.scan(name) if traits(name).can & Can.SCAN else None
+        assert at.mailed(name, ANN)
+        assert await pool.fetch("select * from syncd.opt_out") == []
+
+
 async def test_whoever_said_no_before_we_came_is_adopted_as_they_are(
     database: str, pool: Pool, name: str
 ) -> None:
     """Ann is there already, and opted out; our first backfill must not turn her on."""
-    if not traits(name).can & (Can.SCAN | Can.OPT_OUT):
-        pytest.skip("nothing can be read there")
+    if traits(name).scans_lists and not traits(name).can & Can.OPT_OUT:
+        pytest.skip("who opted out is in no list there, and no other reading tells of them")
     async with company(database, pool, [name], options=KNOWS) as at:
         await at.backfill()
         at.boxes[name].act("unsubscribe", email=ANN)
