@@ -120,7 +120,7 @@ async def desired_of(
 ) -> Desired:
     """The compiled mapping; ConfigError naming every fault of source and mapping."""
     async with pool.acquire() as connection:
-        source = await sources.describe(connection, destination.source)  # type: ignore[arg-type]
+        source = await sources.describe(connection, destination.source)
         faults = await _list_faults(connection, destination, source)
     key = kind.key_column(options)
     fields: Sequence[Field] = ()
@@ -320,7 +320,12 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         lists=lists,
         erasures=Erasures(pool, destination, made.desired, made.adapter, made.tombstones),
         reading=Reading(
-            made.planner, worker.id, made.adapter, lists, reader.note, lambda f: keep(made, f),
+            made.planner,
+            worker.id,
+            made.adapter,
+            lists,
+            reader.note,
+            lambda f: keep(made, f),
             made.tombstones,
         ),
     )

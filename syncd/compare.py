@@ -70,7 +70,7 @@ class Compare:
 
     @cached_property
     def _erase_email(self) -> str:
-        """By which address it is erased, beside its id: its own, unless somebody else keeps that."""
+        """By which address it is erased, beside its id: its own, unless another keeps that."""
         mine = f"e.contact_id = k.contact_id and e.source = {literal(self.desired.source.name)}"
         return f"""case when (select exists (select 1 from syncd.erasing)) then coalesce(
                (select e.email from syncd.erasing e

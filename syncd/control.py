@@ -167,9 +167,7 @@ async def lift(
             sql.control.lift, email.strip().lower(), list_id, f"{who}: {reason}", contact_ids, tombs
         )
         if tombs and list_id is None:
-            await connection.execute(
-                sql.control.exhume, tombs, f"{who}: {reason}", contact_ids
-            )
+            await connection.execute(sql.control.exhume, tombs, f"{who}: {reason}", contact_ids)
         return [row["id"] for row in rows]
 
     return await transact(pool, work)

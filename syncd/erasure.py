@@ -48,7 +48,7 @@ class Erasures:
         return bool(await self.pool.fetchval(sql.erasure.any_open))
 
     async def plan(self) -> int:
-        """Find out who is meant, and have the destination told of each; returns how many are due."""
+        """Find out who is meant, and have the destination told; returns how many are still due."""
         await self._resolve()
         rows = await self.pool.fetch(sql.erasure.untold, self._me, self.destination.source)
         if not rows:

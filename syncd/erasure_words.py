@@ -44,7 +44,7 @@ def _request(row: Row, fault: str | None) -> Erasure:
         name: {key: one for key, one in said.items() if key != "records"}
         for name, said in proof.items()
     }
-    places = {**dict.fromkeys(row["destinations"], {}), **shown}
+    places = {**{name: {} for name in row["destinations"]}, **shown}
     made = Erasure(
         row["id"], row["requested_at"], row["purged_at"], row["finished_at"], places, result
     )

@@ -57,7 +57,7 @@ async def rows_of(app: App, email: str, everyone: Sequence[Destination]) -> Sequ
     async with app.pool.acquire() as connection:
         for name in sorted({d.source for d in everyone} or {"default"}):
             of_source = [d.id for d in everyone if d.source == name]
-            held = await _of_source(connection, tombs, name, email, of_source)  # type: ignore[arg-type]
+            held = await _of_source(connection, tombs, name, email, of_source)
             found.append(held)
     return found
 

@@ -170,11 +170,7 @@ class Journal:
         self, connection: Connection, decisions: Sequence[Decision]
     ) -> Sequence[Decision]:
         """Nobody who was erased is made, nor gets a known contact an erased address."""
-        made = {
-            one.contact_id: entry
-            for one in decisions
-            if (entry := _makes(one)) is not None
-        }
+        made = {one.contact_id: entry for one in decisions if (entry := _makes(one)) is not None}
         found = await self.erased(connection, [(key, one.email) for key, one in made.items()])
         return [
             Refuse(one.contact_id, found[one.contact_id].reason, made[one.contact_id].digest)

@@ -116,8 +116,6 @@ async def _still_there(
             mine = [p for p in pieces if p["erasure_id"] == one]
             ids = [p["contact_id"] for p in mine if p["source"] == row["name"]]
             emails = [p["email"] for p in mine if p["email"] is not None]
-            if await connection.fetch(
-                sources.people(source), castable(source, ids), emails
-            ):
+            if await connection.fetch(sources.people(source), castable(source, ids), emails):
                 found.setdefault(one, []).append(row["name"])
     return found

@@ -15,7 +15,7 @@ from syncd.backfill import Backfill
 from syncd.db import Pool
 from syncd.flow import Flow
 from syncd.meter import scope_key
-from syncd.model import Can, Traits
+from syncd.model import Traits
 from syncd.providers import provider
 from syncd.sandbox import Handle, serve
 from syncd.secrets import account_key
@@ -27,9 +27,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "copernica": {"database": "7616", "subscribed_values": {"newsletter": "yes"}},
     "redcappi": {"meters": {"api": {"per_second": 0, "in_flight": 0}}},
 }
-FINDINGS = {
-    "clevertap": {"delete_works": True, "merges_by_email": False, "negative_dates": True}
-}
+FINDINGS = {"clevertap": {"delete_works": True, "merges_by_email": False, "negative_dates": True}}
 """What its canaries would find in three seconds."""
 
 
@@ -47,7 +45,9 @@ class Company:
 
     # ── Passes ──────────────────────────────────────────────────────────────────────────────
 
-    async def backfill(self, *names: str, force: bool = False, quiet: bool = True) -> dict[str, Any]:
+    async def backfill(
+        self, *names: str, force: bool = False, quiet: bool = True
+    ) -> dict[str, Any]:
         """Read, pass and push, as the command does; quiet: all must be in step then."""
         job = Backfill(self.app, await self.app.destinations(names), force=force)
         await job.run()
@@ -147,7 +147,7 @@ async def company(
         app = await stack.enter_async_context(opened(settings, known))
         made = Company(app, boxes, known)
         for name in names:
-            await destination(made, name, name, **{**(options or {}).get(name, {})}, columns=columns)
+            await destination(made, name, name, **(options or {}).get(name, {}), columns=columns)
         yield made
         for name, box in boxes.items():
             state = box.snapshot()

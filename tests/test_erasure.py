@@ -217,9 +217,13 @@ async def test_who_is_still_in_the_source_is_reported_and_not_made_again(
             assert ANN.lower() not in at.there(name), name
         said = await status(at.app)
         assert "2 contacts rejected" in " ".join(said.destinations["clevertap"].why)
-        await pool.execute("delete from syncd.contact where id = '8'")  # `sharer` says what is there
+        await pool.execute(
+            "delete from syncd.contact where id = '8'"
+        )  # `sharer` says what is there
         await at.settle()
-        why = await pool.fetch("select distinct last_error from syncd.journal where contact_id = '7'")
+        why = await pool.fetch(
+            "select distinct last_error from syncd.journal where contact_id = '7'"
+        )
         assert [one[0].partition(" and ")[0] for one in why] == ["was erased on request 1"]
         assert await places(pool, ANN) == []
 
@@ -239,13 +243,13 @@ async def test_who_is_still_in_the_source_is_reported_and_not_made_again(
         await at.backfill(quiet=False)
         assert at.mailed("copernica", ANN)
         assert ANN.lower() in at.there("clevertap")
-        log = await pool.fetchval("select new ->> 'by' from syncd.control_log where action = 'lift'")
+        log = await pool.fetchval(
+            "select new ->> 'by' from syncd.control_log where action = 'lift'"
+        )
         assert log.endswith("signed the form again")
 
 
-async def test_a_contact_of_ours_does_not_get_an_erased_address(
-    database: str, pool: Pool
-) -> None:
+async def test_a_contact_of_ours_does_not_get_an_erased_address(database: str, pool: Pool) -> None:
     async with company(database, pool, ["copernica"]) as at:
         await add(pool, "7", ANN)
         await at.backfill()

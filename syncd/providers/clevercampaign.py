@@ -183,7 +183,8 @@ class CleverCampaign:
             left = ", ".join(str(answers.record_id(one, self._options)) for one in found)
             if not left:
                 return Erased(confirmed=True)
-            return Erased(by_hand=f"{here}, and still shows {left}: delete it in its web interface.")
+            still = f"and still shows {left}: delete it in its web interface."
+            return Erased(by_hand=f"{here}, {still}")
         if contact_id is None or not await self._account.reads_items():
             return Erased(
                 by_hand=f"{here}, which cannot be read back: look for the address among the "
