@@ -114,9 +114,12 @@ def _erasures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How each request about the person stands."""
     told = []
     for row in rows:
-        at = {k: row[k] and datetime.fromisoformat(row[k]) for k in ("purged_at", "finished_at")}
         asked = datetime.fromisoformat(row["requested_at"])
-        one = Erasure(row["id"], asked, **at, destinations=row["proof"], result=row["result"])
+        purged, finished = (
+            None if row[name] is None else datetime.fromisoformat(row[name])
+            for name in ("purged_at", "finished_at")
+        )
+        one = Erasure(row["id"], asked, purged, finished, row["proof"], row["result"])
         told += [f"erasure {one.id}: asked for {moment(asked)}", *said_of(one)]
     return told
 

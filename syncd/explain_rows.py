@@ -89,8 +89,8 @@ async def _of_source(
     asked = [one.erasure_id for one in held.buried]
     rows = await connection.fetch(sql.explain.erasure, held.ids, email, asked)
     held.rows["erasure"] = _loaded(rows)
-    tombs = await connection.fetch(sql.explain.tombstone, [one.hash for one in held.buried])
-    held.rows["tombstone"] = _loaded(tombs)
+    rows = await connection.fetch(sql.explain.tombstone, [one.hash for one in held.buried])
+    held.rows["tombstone"] = _loaded(rows)
     numbers = [str(row["id"]) for row in held.rows["opt_out"]]
     log = await connection.fetch(sql.explain.control_log, numbers)
     held.rows["control_log"] = _loaded(log)

@@ -69,9 +69,11 @@ class Hand:
         self.worker, self.kind = worker, kind
         self.planner = Planner(pool, destination, desired, kind.traits.key)
         compare = self.planner.compare
+        secrets = Secrets(pool, {"SYNCD_SECRET_TOMBSTONE": "a long secret"})
+        self.tombstones = Tombstones(pool, secrets)
         self.journal = Journal(
             pool, destination.id, destination.source, worker.id, compare,
-            tombstones=Tombstones(pool, Secrets(pool, {"SYNCD_SECRET_TOMBSTONE": "a long secret"})),
+            tombstones=self.tombstones,
         )  # fmt: skip
         self.reader = OptOutReader(pool, destination.id, destination.name, worker.id, adapter)
         self.push = Push(adapter, self.journal, 16, self.reader.refresh)
@@ -252,7 +254,7 @@ class World:
             hand.destination, hand.planner, hand.journal, hand.push, hand.rules, hand.reader,
             lists=lists,
             erasures=Erasures(
-                self.pool, hand.destination, hand.desired, adapter, hand.journal.tombstones
+                self.pool, hand.destination, hand.desired, adapter, hand.tombstones
             ),
             poll=0.05, window=5000, claims=4, learn=learn, reading=reading,
         )  # fmt: skip

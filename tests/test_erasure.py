@@ -215,8 +215,8 @@ async def test_who_is_still_in_the_source_is_reported_and_not_made_again(
         await at.backfill()
         for name in names:
             assert ANN.lower() not in at.there(name), name
-        said = await status(at.app)
-        assert "2 contacts rejected" in " ".join(said.destinations["clevertap"].why)
+        before = await status(at.app)
+        assert "2 contacts rejected" in " ".join(before.destinations["clevertap"].why)
         await pool.execute(
             "delete from syncd.contact where id = '8'"
         )  # `sharer` says what is there
@@ -310,8 +310,8 @@ async def test_an_id_of_several_sources_must_say_which(database: str, pool: Pool
 async def test_without_the_secret_nobody_is_forgotten_and_it_is_said(
     database: str, pool: Pool
 ) -> None:
-    """Deleted at the provider all the same. With a key to seal it one is made, once for all; without
-    it afterwards nobody may be created, for nobody can tell who was erased."""
+    """Deleted at the provider all the same. With a key to seal it one is made, once for all;
+    without it afterwards nobody may be created, for nobody can tell who was erased."""
     async with company(database, pool, ["copernica"], environ={}) as at:
         await at.backfill()
         await pool.execute("insert into syncd.erasure (contact_id) values ('ann')")
@@ -339,7 +339,8 @@ async def test_the_rest_of_a_text_and_other_addresses_in_it_stay(pool: Pool) -> 
     text = "ann@x.test, joann@x.test; ann@x.test.example <Ann@X.test>. ann@x.testing"
     await pool.execute("insert into syncd.run (kind, error) values ('full', $1)", text)
     await pool.execute(
-        "insert into syncd.command (kind, args) values ('lift', jsonb_build_object('email', $1::text))",
+        "insert into syncd.command (kind, args)"
+        " values ('lift', jsonb_build_object('email', $1::text))",
         '"a\\b"@x.test',
     )
     assert await pool.fetchval("select syncd.blot_out($1)", ["ann@x.test", '"a\\b"@x.test']) == 2
