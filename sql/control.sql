@@ -94,6 +94,7 @@ with lifted as (
        set lifted_at = now(), lifted_by = $3::text
      where lifted_at is null
        and (email_hash = encode(sha256(convert_to($1::text, 'UTF8')), 'hex')
+            or email_hash = any($5::text[])
             or (email_hash is null and contact_id = any($4::text[])))
        and list_id is not distinct from $2::text
     returning id, destination_id, kind, list_id
@@ -104,6 +105,28 @@ with lifted as (
       from lifted
 )
 select id from lifted order by id;
+
+-- name: exhume
+-- Whoever was erased ($1: under these hashes) may be made again; what was refused meanwhile of the
+-- contacts with the address ($3) is due.
+with lifted as (
+    delete from syncd.tombstone where hash = any($1::text[]) returning erasure_id
+), logged as (
+    insert into syncd.control_log (relation, row_name, action, new)
+    select distinct 'erasure', erasure_id::text, 'lift', jsonb_build_object('by', $2::text)
+      from lifted
+), freed as (
+    update syncd.journal j
+       set state = 'due', due_at = now(), digest = null, attempts = 0
+      from (select r.destination_id, r.contact_id from syncd.journal r
+             where r.contact_id = any($3::text[]) and r.state = 'rejected'
+             order by r.destination_id, r.contact_id
+               for update) r
+     where j.destination_id = r.destination_id and j.contact_id = r.contact_id
+)
+insert into syncd.change (source, contact_id)
+select distinct d.source, u.contact_id
+  from syncd.destination d, unnest($3::text[]) u (contact_id);
 
 -- name: retry
 with rows as materialized (

@@ -10,8 +10,11 @@ select o.contact_id from syncd.opt_out o
  where o.destination_id = any($1::int[]) and o.contact_id is not null
    and o.email_hash = encode(sha256(convert_to($2::text, 'UTF8')), 'hex')
 union
-select e.contact_id from syncd.erasure e
- where e.contact_id is not null and lower(btrim(e.email)) = $2;
+select x.contact_id
+  from syncd.erasing e
+  join syncd.erasing x on x.erasure_id = e.erasure_id and x.contact_id is not null
+ where e.email = $2
+   and x.source in (select d.source from syncd.destination d where d.id = any($1::int[]));
 
 -- name: mirror
 select to_jsonb(m)::text from syncd.mirror m
@@ -70,9 +73,20 @@ select to_jsonb(c)::text from syncd.change c
  order by c.at;
 
 -- name: erasure
+-- Those that are going on, and (by $3) those whose tombstones are the person's.
 select to_jsonb(e)::text from syncd.erasure e
- where e.contact_id = any($1::text[]) or lower(btrim(e.email)) = $2::text
+ where e.contact_id = any($1::text[]) or e.email = $2::text or e.id = any($3::bigint[])
+    or e.id in (select x.erasure_id from syncd.erasing x
+                 where x.contact_id = any($1::text[]) or x.email = $2::text)
  order by e.id;
+
+-- name: erasing
+select to_jsonb(e)::text from syncd.erasing e
+ where e.contact_id = any($1::text[]) or e.email = $2::text
+ order by e.id;
+
+-- name: tombstone
+select to_jsonb(t)::text from syncd.tombstone t where t.hash = any($1::text[]) order by t.hash;
 
 -- name: command
 select to_jsonb(c)::text from syncd.command c

@@ -9,6 +9,10 @@ insert into syncd.secret (name, sealed) values ($1::text, $2::bytea)
     on conflict (name) do update
    set sealed = excluded.sealed, updated_at = now(), updated_by = current_user;
 
+-- name: keep_first
+-- Whoever is second uses what the first one made.
+insert into syncd.secret (name, sealed) values ($1::text, $2::bytea) on conflict (name) do nothing;
+
 -- name: remove
 delete from syncd.secret where name = $1::text returning name;
 

@@ -131,15 +131,22 @@ class Lifted:
     lifted: list[int]
     open: list[dict[str, object]]
     says: dict[str, list[str]]
+    tombstones: int = 0  # of an erasure, which end too
 
 
-async def lift(app: App, email: str, list_id: str | None, reason: str) -> Lifted:
+async def lift(
+    app: App, email: str, list_id: str | None, reason: str, by: str | None = None
+) -> Lifted:
     """Close the open opt-outs of an address, for all mail or of one list; into `control_log`."""
     before = await explain(app, email)
-    closed = await control.lift(app.pool, email, list_id, reason, who(), before.contacts)
+    tombs = [row["hash"] for row in before.rows.get("syncd.tombstone", [])]
+    closed = await control.lift(
+        app.pool, email, list_id, reason, by or who(), before.contacts, tombs
+    )
     now = await explain(app, email)
     first = {name: [v.says[0] for v in verdicts] for name, verdicts in now.destinations.items()}
-    return Lifted(list(closed), _open(now), first)
+    erased = len(tombs) if list_id is None else 0
+    return Lifted(list(closed), _open(now), first, erased)
 
 
 def _open(told: Explained) -> list[dict[str, object]]:

@@ -32,6 +32,7 @@ from syncd.reading import Reading
 from syncd.scan import OptOutReader
 from syncd.secrets import Secrets, account_key
 from syncd.settings import Settings
+from syncd.tombstone import Tombstones
 from syncd.worker import Worker
 
 NOT_OF_THE_WIRE = frozenset(Options.model_fields)
@@ -65,6 +66,7 @@ class Assembled:
     limits: Mapping[str, Meter]  # as they hold for the account
     flow: Flow | None  # None where nothing is to be sent (plan, check)
     list_ids: dict[str, str]
+    tombstones: Tombstones
 
 
 def options_of(destination: Destination, kind: type[Provider]) -> Any:
@@ -224,6 +226,8 @@ async def assemble(
     credential = await secrets.credential(destination.credential, kind.credential_model)
     held = Held(credential, secrets.fingerprint(value))
     desired = await desired_of(pool, destination, kind, options)
+    tombstones = Tombstones(pool, secrets)
+    await tombstones.check()
     limits, _ = await scope_limits(destination, everyone, secrets)
     scope = meter.scope_key(kind.name, kind.scope(options, credential), account_key(environ))
     permits = meter.Meters(
@@ -261,6 +265,7 @@ async def assemble(
                 destination.id,
                 bool(adapter.traits.can & Can.SCAN) and adapter.traits.scans_lists,
             ),
+            tombstones,
         )  # fmt: skip
         if worker is not None:
             made.flow = _flow(made, settings, worker, limits)
@@ -283,10 +288,14 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         worker.id,
         compare,
         notes_deliveries=settings.keep_deliveries_days > 0,
+        tombstones=made.tombstones,
     )
     key = made.provider.key_column(made.options)
     name = None if key is None else key.name
-    reader = OptOutReader(pool, destination.id, destination.name, worker.id, made.adapter, name)
+    reader = OptOutReader(
+        pool, destination.id, destination.name, worker.id, made.adapter, name,
+        lambda c, notices: made.tombstones.without(c, destination.source, notices),
+    )  # fmt: skip
     lists = Lists(
         pool,
         made.desired,
@@ -322,9 +331,15 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         learn=lambda: learn(made),
         identify=lambda: accounts.identify(made),
         lists=lists,
-        erasures=Erasures(pool, destination.name, made.adapter),
+        erasures=Erasures(pool, destination, made.desired, made.adapter, made.tombstones),
         reading=Reading(
-            made.planner, worker.id, made.adapter, lists, reader.note, lambda f: keep(made, f)
+            made.planner,
+            worker.id,
+            made.adapter,
+            lists,
+            reader.note,
+            lambda f: keep(made, f),
+            made.tombstones,
         ),
     )
 

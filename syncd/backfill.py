@@ -217,6 +217,7 @@ class Backfill:
     async def _fill(self, part: Part) -> None:
         if self.only is None:
             await part.flow.backfill(self.force)
+        await self._erased(part)
         for _ in range(ROUNDS):
             if part.flow.gives_up or part.flow.is_stuck or part.flow.destination.paused:
                 break
@@ -225,6 +226,15 @@ class Backfill:
                 break
             await part.flow.pump(until_empty=True)
         part.seconds = time.monotonic() - self._began
+
+    async def _erased(self, part: Part) -> None:
+        """Whoever is being erased is deleted, and read back as far as that can be by now."""
+        before, due = -1, 0
+        while not (part.flow.gives_up or part.flow.stands_still):
+            before, due = due, await part.flow.erase()
+            if not due or due == before:  # what was refused is not tried again
+                return
+            await part.flow.pump(until_empty=True)
 
     async def _looked(self, part: Part) -> bool:
         """Whether the feed had anything since the pass."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 import structlog
 
 from syncd import control, sql
+from syncd.ask import Lifted
 from syncd.db import Pool, Row
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow
@@ -16,6 +17,9 @@ from syncd.flow import Flow
 log = structlog.get_logger()
 
 Result = Mapping[str, Any]
+
+Lift = Callable[[str, str | None, str, str], Awaitable[Lifted]]
+"""Whose no, of which list (None: all mail), why it does not hold, who says so."""
 
 PATIENCE = 10.0  # seconds that a command waits for a worker which serves its destination
 
@@ -32,6 +36,7 @@ class Commands:
         pool: Pool,
         worker_id: int,
         flows: Callable[[], Mapping[str, Flow]],
+        lift: Lift,
         begin_audit: Callable[[int, Sequence[str], int, bool], None],
     ) -> None:
         """begin_audit: takes a command's id, names, samples and whether to repair; it takes long,
@@ -39,6 +44,7 @@ class Commands:
         self.pool = pool
         self.worker_id = worker_id
         self.flows = flows
+        self.lift = lift
         self.begin_audit = begin_audit
 
     async def execute_all(self) -> None:
@@ -119,8 +125,8 @@ class Commands:
                 raise ConfigError(f"lift needs args.{name}: who, and why the no does not hold")
         if not isinstance(args.get("list"), str | None):
             raise ConfigError("args.list must be a list's id, as a text")
-        lifted = await control.lift(self.pool, args["email"], args.get("list"), args["reason"], who)
-        return {"lifted": len(lifted)}
+        done = await self.lift(args["email"], args.get("list"), args["reason"], who)
+        return {"lifted": len(done.lifted), "tombstones": done.tombstones}
 
 
 def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:

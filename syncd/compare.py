@@ -56,12 +56,29 @@ class Compare:
            then exists (select 1 {mine} and {key} between {low} and {high})
            else false end"""
 
-    _erase = """case when (select exists (
-                select 1 from syncd.erasure e where e.finished_at is null))
-           then exists (select 1 from syncd.erasure e
-                         where e.finished_at is null
-                           and (e.contact_id = k.contact_id or lower(btrim(e.email)) = m.email))
+    @cached_property
+    def _erase(self) -> str:
+        """Whether k.contact_id, or who has its address there, is being erased, and the destination
+        is still to be told."""
+        return f"""case when (select exists (select 1 from syncd.erasing))
+           then exists (select 1 from syncd.erasing e
+                         where not {self.desired.destination_id} = any(e.done)
+                           and ((e.contact_id = k.contact_id
+                                 and e.source = {literal(self.desired.source.name)})
+                                or e.email = m.email or 'erasure ' || e.id = k.contact_id))
            else false end"""
+
+    @cached_property
+    def _erase_email(self) -> str:
+        """By which address it is erased, beside its id: its own, unless another keeps that."""
+        mine = f"e.contact_id = k.contact_id and e.source = {literal(self.desired.source.name)}"
+        return f"""case when (select exists (select 1 from syncd.erasing)) then coalesce(
+               (select e.email from syncd.erasing e
+                 where e.email = m.email or 'erasure ' || e.id = k.contact_id limit 1),
+               (select x.email
+                  from syncd.erasing e
+                  join syncd.erasing x on x.erasure_id = e.erasure_id and x.email is not null
+                 where {mine} order by x.id limit 1)) end"""
 
     @cached_property
     def by_keys(self) -> str:
@@ -194,6 +211,7 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         """What a claim reads after its lock: $1 castable ids, $2 all ids, and of each in $3 the
         address that a doubtful try of it was sent under (null: none).
 
+        `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
         """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
@@ -257,6 +275,7 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                join syncd.scan s on s.id = x.scan_id
               where x.destination_id = {destination} and x.contact_id = k.contact_id
                 and x.scans >= 2 and (m.pushed_at is null or s.begun_at > m.pushed_at)) as missed,
-       {self._erase} as erase
+       {self._erase} as erase, {self._erase_email} as erase_email,
+       (select exists (select 1 from syncd.tombstone)) as buries
   from unnest($2::text[], $3::text[]) k (contact_id, tried)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""

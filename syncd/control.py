@@ -154,16 +154,20 @@ async def lift(
     reason: str,
     who: str,
     contact_ids: Sequence[str] = (),
+    tombs: Sequence[str] = (),
 ) -> Sequence[int]:
     """Close the open opt-outs of an address (of one list, or all mail); returns their ids.
 
-    contact_ids: who has the address, for opt-outs that were told without one.
+    contact_ids: who has the address, for opt-outs that were told without one.  tombs: the hashes
+    under which an erasure has left opt-outs, and keeps the person away; that ends with all mail's.
     """
 
     async def work(connection: Connection) -> Sequence[int]:
         rows = await connection.fetch(
-            sql.control.lift, email.strip().lower(), list_id, f"{who}: {reason}", contact_ids
+            sql.control.lift, email.strip().lower(), list_id, f"{who}: {reason}", contact_ids, tombs
         )
+        if tombs and list_id is None:
+            await connection.execute(sql.control.exhume, tombs, f"{who}: {reason}", contact_ids)
         return [row["id"] for row in rows]
 
     return await transact(pool, work)

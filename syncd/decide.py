@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
 from syncd.classify import HELD, unfit
 from syncd.db import Row
 from syncd.desired import Field
-from syncd.model import Change, Person, Traits, Value, Verb
+from syncd.model import Can, Change, Person, Traits, Value, Verb
 
 
 class Entry(NamedTuple):
@@ -38,6 +39,7 @@ class Entry(NamedTuple):
     sent_lists: Sequence[str] = ()
     unfit: bool = False  # leaves because it cannot be sent; to be listed as refused when it has
     left_over: bool = False  # of a lost try; the contact itself is still to be done
+    erases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,9 @@ class Settle:
 
 
 COLUMNS = tuple(f"f{n}" for n in range(1600))  # as many as a relation can have
+
+EXCHANGED = UUID(int=0)
+"""The digest of a mirror row whose address was exchanged, and that has not been sent since."""
 
 Decision = Entry | Drop | Release | Refuse | Settle
 
@@ -197,8 +202,8 @@ def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
 
 def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id, doubtful = row["contact_id"], _in_doubt(entry)
-    if row["erase"] and (row["m_state"] is not None or doubtful):
-        return _removal(row, entry, rules, Verb.ERASE, doubtful)
+    if row["erase"]:
+        return _erasure(row, entry, rules)
     passed = row["successor"] is not None and rules.traits.key != "ours"
     if passed and row["m_state"] in (None, "absent", "withdrawn"):
         return Drop(contact_id, forget=True)  # its record is somebody else's now
@@ -212,6 +217,20 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     if entry["wish"] != "remove" and row["m_state"] != "withdrawn":
         return Release(contact_id, 0.2, "gone from the source: planned anew", replan=True)
     return _leaving(row, entry, rules)
+
+
+def _erasure(row: Row, entry: Row, rules: Rules) -> Entry:
+    """Also of whom nothing is known there: the adapter looks. Where nothing can be erased, deleted.
+
+    By an address only where that is to be forgotten: another contact may have it, and stays.
+    """
+    verb = Verb.ERASE if rules.traits.can & Can.ERASE else Verb.DELETE
+    made = _removal(row, entry, rules, verb, look_first=False)
+    email = row["erase_email"] or ""
+    was = made.change.was or (Person(email, {}, {}, True) if email else None)
+    was = None if was is None else was._replace(email=email)
+    sent = made.email or email
+    return made._replace(change=made.change._replace(was=was), email=sent, erases=True)
 
 
 def _leaving(row: Row, entry: Row, rules: Rules) -> Decision:
@@ -249,6 +268,9 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         was = None  # what a lost try may have left is another contact's by now
     if was is not None and entry["doubtful"] and not want.subscribed:
         was = was._replace(subscribed=True)  # a silence that may not have arrived is said again
+    if was is not None and row["m_digest"] == EXCHANGED and not want.subscribed:
+        # The record is the same, the address another one, which may never have been silenced.
+        was = was._replace(subscribed=rules.traits.key == "ours" or was.subscribed)
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
     # Another address is another record, where the address is the key: it may be off there.
     other = rules.traits.key == "address" and row["m_email"] != row["email"]

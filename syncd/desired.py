@@ -16,7 +16,7 @@ import orjson
 
 from syncd.addresses import SHARES
 from syncd.errors import ConfigError
-from syncd.source import PATTERNS, Column, KeyKind, Relation, Source
+from syncd.source import PATTERNS, Column, KeyKind, Relation, Source, people
 
 CONSENT_COLUMNS = ("subscribed", "consented_at")
 
@@ -199,6 +199,11 @@ select c.id::text collate "C" as contact_id, lower(btrim(c.email::text)) as emai
         return self._holders("lower(btrim(c.email::text)) = any($1::text[])")
 
     @cached_property
+    def people(self) -> str:
+        """SELECT of contact_id, email of the source: who has an id of $1, or an address of $2."""
+        return people(self.source)
+
+    @cached_property
     def shared_addresses(self) -> str:
         """As `at_addresses`, of every address that occurs more than once in the source."""
         contact = self.source.contact.name
@@ -239,20 +244,19 @@ select distinct c.id::text collate "C" as contact_id, lower(btrim(c.email::text)
         ids = ",".join(literal(one) for one in sorted(self.lists))
         return f"{column} = any(array[{ids}]::text[]::{kind}[])"
 
-    @staticmethod
-    def _not_erased(contact_id: str, email: str) -> str:
-        """Costs next to nothing while no erasure is open: then neither table nor row is looked at.
+    def _not_erased(self, contact_id: str, email: str) -> str:
+        """Costs next to nothing while nobody is being erased: then neither table nor row is looked
+        at.
 
         So with every table here that is mostly empty: `case when (select exists …)` is decided once
         a statement, where a join would be computed for every row.
         """
-        return f"""case when (select exists (
-                select 1 from syncd.erasure e where e.finished_at is null))
-            then not exists (select 1 from syncd.erasure e
-                              where e.finished_at is null and e.contact_id = {contact_id})
+        return f"""case when (select exists (select 1 from syncd.erasing))
+            then not exists (select 1 from syncd.erasing e
+                              where e.contact_id = {contact_id}
+                                and e.source = {literal(self.source.name)})
              and not coalesce(lower(btrim({email})) in (
-                     select lower(btrim(e.email)) from syncd.erasure e
-                      where e.finished_at is null and e.email is not null), false)
+                     select e.email from syncd.erasing e where e.email is not null), false)
             else true end"""
 
     def _scope(self) -> str:

@@ -14,11 +14,14 @@ from syncd import assemble
 from syncd.control import Destination
 from syncd.decide import values
 from syncd.desired import Desired
+from syncd.erasure_words import Erasure
+from syncd.erasure_words import sentences as said_of
 from syncd.errors import ConfigError
 from syncd.explain_rows import Held, Rows, every_row, rows_of
 from syncd.explain_words import Case, sentences
 from syncd.plan import castable
 from syncd.providers import provider
+from syncd.words import moment
 
 if TYPE_CHECKING:
     from syncd.app import App
@@ -46,6 +49,7 @@ class Explained:
     destinations: dict[str, list[Verdict]]
     faults: list[str]
     rows: dict[str, Rows]
+    erasures: list[str] = field(default_factory=list)
 
 
 async def explain(app: App, email: str) -> Explained:
@@ -56,7 +60,9 @@ async def explain(app: App, email: str) -> Explained:
     rows = every_row(found, {d.id: d.name for d in everyone})
     faults = [fault for held in found for fault in held.faults]
     ids = sorted({one for held in found for one in held.ids})
+    faults = list(dict.fromkeys(faults))
     told = Explained(address, bool(rows), ids, {}, faults, rows)
+    told.erasures = _erasures(rows.get("syncd.erasure", []))
     if not rows:
         return told
     for d in everyone:
@@ -97,10 +103,25 @@ def _case(
         next(iter(held.of("journal", d.id, contact_id)), None),
         [o for o in held.rows["opt_out"] if _concerns(o, d, desired, contact_id, held, peers)],
         any(e["finished_at"] is None for e in held.rows["erasure"]),
+        next((one.reason for one in held.buried), None),
         next(iter(held.of("sharer", d.id, contact_id)), None),
         {m["list_id"]: m["name"] or m["list_id"] for m in held.lists},
         peers,
     )
+
+
+def _erasures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How each request about the person stands."""
+    told = []
+    for row in rows:
+        asked = datetime.fromisoformat(row["requested_at"])
+        purged, finished = (
+            None if row[name] is None else datetime.fromisoformat(row[name])
+            for name in ("purged_at", "finished_at")
+        )
+        one = Erasure(row["id"], asked, purged, finished, row["proof"], row["result"])
+        told += [f"erasure {one.id}: asked for {moment(asked)}", *said_of(one)]
+    return told
 
 
 def _desired(row: Any, desired: Desired) -> dict[str, Any]:

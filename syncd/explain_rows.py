@@ -15,6 +15,7 @@ from syncd.db import Connection, Row
 from syncd.errors import ConfigError
 from syncd.plan import castable
 from syncd.source import Source
+from syncd.tombstone import Buried, Tombstones
 
 if TYPE_CHECKING:
     from syncd.app import App
@@ -38,6 +39,7 @@ class Held:
     contacts: Rows = field(default_factory=list)
     lists: Rows = field(default_factory=list)  # contact_id, list_id, name
     rows: dict[str, Rows] = field(default_factory=dict)
+    buried: Sequence[Buried] = ()  # who was erased, by their tombstones
 
     def of(self, table: str, destination_id: int, contact_id: str) -> Rows:
         """The rows of a table about one contact at one destination, the oldest first."""
@@ -51,15 +53,17 @@ class Held:
 async def rows_of(app: App, email: str, everyone: Sequence[Destination]) -> Sequence[Held]:
     """What is held about *email* (lower case, no blanks around), by source in use."""
     found = []
+    tombs = Tombstones(app.pool, app.secrets)
     async with app.pool.acquire() as connection:
         for name in sorted({d.source for d in everyone} or {"default"}):
             of_source = [d.id for d in everyone if d.source == name]
-            found.append(await _of_source(connection, name, email, of_source))
+            held = await _of_source(connection, tombs, name, email, of_source)
+            found.append(held)
     return found
 
 
 async def _of_source(
-    connection: Connection, name: str, email: str, destinations: Sequence[int]
+    connection: Connection, tombs: Tombstones, name: str, email: str, destinations: Sequence[int]
 ) -> Held:
     held = Held(name)
     ids = {row[0] for row in await connection.fetch(sql.explain.ids, destinations, email)}
@@ -69,15 +73,24 @@ async def _of_source(
     except ConfigError as error:
         held.faults = error.faults
     held.ids = sorted(ids)
+    try:
+        held.buried = await tombs.of_person(name, held.ids, email)
+    except ConfigError as error:
+        held.faults = [*held.faults, *error.faults]
     if held.source is not None:
         await _source_rows(connection, held, held.source)
     for table in OF_DESTINATIONS:
         statement = getattr(sql.explain, table)
         held.rows[table] = _loaded(await connection.fetch(statement, destinations, held.ids, email))
     held.rows["change"] = _loaded(await connection.fetch(sql.explain.change, name, held.ids))
-    for table in ("erasure", "command"):
+    for table in ("command", "erasing"):
         statement = getattr(sql.explain, table)
         held.rows[table] = _loaded(await connection.fetch(statement, held.ids, email))
+    asked = [one.erasure_id for one in held.buried]
+    rows = await connection.fetch(sql.explain.erasure, held.ids, email, asked)
+    held.rows["erasure"] = _loaded(rows)
+    rows = await connection.fetch(sql.explain.tombstone, [one.hash for one in held.buried])
+    held.rows["tombstone"] = _loaded(rows)
     numbers = [str(row["id"]) for row in held.rows["opt_out"]]
     log = await connection.fetch(sql.explain.control_log, numbers)
     held.rows["control_log"] = _loaded(log)

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     journal: Row | None
     opt_outs: Sequence[Row]
     erasing: bool
+    buried: str | None  # why it is sent nowhere, where it was erased before
     sharer: Row | None
     lists: Mapping[str, str]  # the contact's lists: id → name
     names: Mapping[int, str]  # the destinations of the source
@@ -31,6 +32,7 @@ class Case(NamedTuple):
 def sentences(case: Case, now: datetime) -> tuple[bool, list[str]]:
     """Whether the person gets mail there, as far as syncd knows; and why."""
     wanted = case.desired is not None and case.desired["subscribed"] and not case.desired["fault"]
+    wanted = wanted and case.buried is None
     gets = _gets(case)
     if gets:
         first = "gets mail" if wanted else "may still get mail until the change below arrives"
@@ -63,6 +65,8 @@ def _gets(case: Case) -> bool:
 def _source(case: Case, wanted: bool) -> Iterator[str]:
     if case.erasing:
         yield "An erasure was asked for: the person is forgotten there, and mailed no more."
+    elif case.buried is not None and case.contact is not None:
+        yield f"It {case.buried}."
     elif case.contact is None:
         yield "The source does not have the contact (any more)."
     elif case.desired is None:

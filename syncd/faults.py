@@ -16,6 +16,7 @@ from syncd.errors import ConfigError
 from syncd.providers import Provider, provider, providers
 from syncd.schedule import parse
 from syncd.secrets import Secrets
+from syncd.tombstone import Tombstones
 from syncd.wire import checked_base
 
 SCHEDULES = ("schedule", "read_schedule", "full_schedule")
@@ -24,6 +25,10 @@ SCHEDULES = ("schedule", "read_schedule", "full_schedule")
 async def find(pool: Pool, secrets: Secrets, destinations: Sequence[Destination]) -> list[str]:
     """One line a fault; empty when each of them can be put together."""
     found: list[str] = []
+    try:
+        await Tombstones(pool, secrets).check()
+    except ConfigError as error:
+        found += error.faults
     for one in destinations:
         found += await faults_of(pool, secrets, one)
     return list(dict.fromkeys(found))

@@ -38,6 +38,7 @@ from syncd.upkeep import measure
 log = structlog.get_logger()
 
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
+ERASE_POLL = 30.0  # seconds between looks whether an erasure can be read back
 LIST_POLL = 1.0  # seconds between looks whether a list is due
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
@@ -52,6 +53,7 @@ class Bells:
     full: asyncio.Event = field(default_factory=asyncio.Event)
     scan: asyncio.Event = field(default_factory=asyncio.Event)  # everything that is there
     waits: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for a scan
+    erase: asyncio.Event = field(default_factory=asyncio.Event)  # an erasure may have got further
 
 
 @dataclass(slots=True)
@@ -190,6 +192,7 @@ class Flow:
                 group.create_task(self._plan_loop(), name="plan")
                 group.create_task(self._full_loop(), name="full")
                 group.create_task(self._read_loop(), name="read")
+                group.create_task(self._erase_loop(), name="erase")
                 if self.reading.can_scan:
                     group.create_task(self._scan_loop(), name="scan")
                 group.create_task(self.pump(until_empty=False), name="push")
@@ -278,8 +281,26 @@ class Flow:
         while not self.stop.is_set():
             await first_of(self.stop, self.bells.read)
             self.bells.read.clear()
-            if not self.stop.is_set() and self.stands_still is None and await self.read():
-                await self._asked(self.erasures.read_back)
+            if not self.stop.is_set() and self.stands_still is None:
+                await self.read()
+
+    async def _erase_loop(self) -> None:
+        """See to erasures: when one is asked for, when one was conveyed, and now and then."""
+        while not self.stop.is_set():
+            self.bells.erase.clear()
+            if self.stands_still is None and self.breaker.may_send:
+                await self.erase()
+            await first_of(self.stop, self.bells.erase, timeout=ERASE_POLL)
+
+    async def erase(self) -> int:
+        """Have whoever is to be erased told to the provider, and read back what was; returns how
+        many are still to be told."""
+        if not await self.erasures.any_open():
+            return 0
+        if due := await self.erasures.plan():
+            self.bells.push.set()
+        await self._asked(self.erasures.finish)
+        return due
 
     async def _scan_loop(self) -> None:
         """Run the scans that are asked for, by whoever waits for one or by the schedule."""
@@ -323,6 +344,8 @@ class Flow:
         self.tally.planned += passed.planned
         if passed.lists and self.stands_still is None:
             await self.keep_lists()
+        if passed.keys:
+            self.bells.erase.set()
         if passed.planned:
             self.bells.push.set()
         if passed.owes_full:
@@ -471,7 +494,8 @@ class Flow:
             lost = await self.journal.settle(claim, results)
             self.pulse.beat()
             self._counted(results)
-            await self.erasures.note_sent(results)
+            if any(one.entry.erases for one in results):
+                self.bells.erase.set()
             await self.reading.wait(pushed.waits)
             await self.reading.learn()
             if pushed.waits:

@@ -9,7 +9,7 @@ them all. Design, section 5; races 2, 23, 30 and section C.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
@@ -180,7 +180,10 @@ class FullPass:
         fresh = await self._windows.begin(first, last)
         number = fresh.number
         rows = await self._read(number, first, last)
-        fresh.take([row for row in rows if row["is_new"]], self.rules, self._addresses)
+        new = [row for row in rows if row["is_new"]]
+        erased = await self._erased(new)
+        fresh.take([r for r in new if r["contact_id"] not in erased], self.rules, self._addresses)
+        fresh.left_out += erased  # the claim refuses them, with the reason
         left_out = set(fresh.left_out)
         rest = [row for row in rows if not row["is_new"] or row["contact_id"] in left_out]
         plain = [row for row in rest if row["holder"] is None]
@@ -193,6 +196,13 @@ class FullPass:
             await self._send(fresh, self.send)
         else:
             await self._windows.finish(number)
+
+    async def _erased(self, rows: Sequence[Row]) -> Collection[str]:
+        """Who of them was erased; asked only where anybody ever was."""
+        tombstones, pool = self.journal.tombstones, self.planner.pool
+        if not rows or tombstones is None or not await tombstones.any(pool):
+            return ()
+        return await self.journal.erased(pool, [(r["contact_id"], r["email"]) for r in rows])
 
     async def _read(self, number: int, first: str, last: str) -> Sequence[Row]:
         stages = self.send is not None

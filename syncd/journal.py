@@ -30,8 +30,9 @@ from syncd.decide import (
     spared,
     touched,
 )
-from syncd.model import Can, OptedOut
+from syncd.model import Can, OptedOut, Verb
 from syncd.plan import castable, sparse
+from syncd.tombstone import Buried, Tombstones
 
 GOES_ON = 60.0  # seconds that a scan may stand still, and keep those in its list from being sent
 
@@ -101,6 +102,7 @@ class Journal:
         compare: Compare,
         *,
         notes_deliveries: bool = True,
+        tombstones: Tombstones | None = None,
     ) -> None:
         self.pool = pool
         self.destination_id = destination_id
@@ -108,6 +110,7 @@ class Journal:
         self.worker_id = worker_id
         self.compare = compare
         self.notes_deliveries = notes_deliveries
+        self.tombstones = tombstones
 
     # ── Claim ───────────────────────────────────────────────────────────────────────────────
 
@@ -146,12 +149,35 @@ class Journal:
         if first["receipt"] is not None:
             claim.receipt = orjson.loads(first["receipt"])
         decisions: Sequence[Decision] = [decide(r, taken[r["contact_id"]], rules) for r in rows]
+        if rows and rows[0]["buries"]:
+            decisions = await self._without_erased(connection, decisions)
         if claim.receipt is None and rules.traits.can & Can.SCAN:
             decisions = await self._spare(connection, decisions)
         can = rules.traits.can
         waits = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
         await self._write_decisions(connection, _one_per_address(decisions), claim, waits)
         return claim
+
+    async def erased(
+        self, connection: Connection | Pool, contacts: Sequence[tuple[str, str | None]]
+    ) -> Mapping[str, Buried]:
+        """Which of these contacts (id, address) were erased, and must not be made again."""
+        if self.tombstones is None or not contacts:
+            return {}
+        return await self.tombstones.of_contacts(connection, self.source, contacts)
+
+    async def _without_erased(
+        self, connection: Connection, decisions: Sequence[Decision]
+    ) -> Sequence[Decision]:
+        """Nobody who was erased is made, nor gets a known contact an erased address."""
+        made = {one.contact_id: entry for one in decisions if (entry := _makes(one)) is not None}
+        found = await self.erased(connection, [(key, one.email) for key, one in made.items()])
+        return [
+            Refuse(one.contact_id, found[one.contact_id].reason, made[one.contact_id].digest)
+            if one.contact_id in found
+            else one
+            for one in decisions
+        ]
 
     async def _spare(
         self, connection: Connection, decisions: Sequence[Decision]
@@ -238,7 +264,21 @@ class Journal:
         await self.write_journal(connection, claim, results, rows, set(lost))
         await self.write_mirror(connection, results, set(lost))
         await self.write_news(connection, claim, results, set(lost))
+        await self._write_proof(connection, results, set(lost))
         return lost
+
+    async def _write_proof(
+        self, connection: Connection, results: Sequence[Settled], lost: set[str]
+    ) -> None:
+        """Of whom this destination was told to erase: what a read-back needs."""
+        rows = [
+            (r.entry.contact_id, _erased_email(r.entry), _json(r.entry.change.remote))
+            for r in results
+            if r.entry.erases and r.state == "done" and r.entry.contact_id not in lost
+        ]
+        if rows:
+            columns = map(list, zip(*rows, strict=True))
+            await connection.execute(sql.erasure.sent, self.destination_id, *columns)
 
     async def write_journal(
         self,
@@ -402,6 +442,24 @@ def claim_turn(destination_id: int) -> str:
     """Claims of one destination take turns, and windows of a full pass with them: two that begin at
     the same instant would not see each other's addresses (promise 2). The key spells 'sync'."""
     return f"select pg_advisory_xact_lock(1937337955, {destination_id:d})"
+
+
+def _makes(decision: Decision) -> Entry | None:
+    """The entry that puts a contact where it is not, or under an address it has not there."""
+    entry = decision.entry if isinstance(decision, Settle) else decision
+    if not isinstance(entry, Entry) or entry.change.verb is not Verb.PUT:
+        return None
+    was = entry.change.was
+    known = entry.mirror_state in HELD and was is not None and was.email.lower() == entry.email
+    return None if known else entry
+
+
+def _erased_email(entry: Entry) -> str | None:
+    return (entry.change.was.email or None) if entry.change.was is not None else None
+
+
+def _json(value: object | None) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:

@@ -16,6 +16,7 @@ from syncd.errors import Fenced
 from syncd.journal import array_literal
 from syncd.matching import Known, Matched, Matcher, Mirrored, Tried, address
 from syncd.model import Page, Seen
+from syncd.tombstone import Tombstones
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Pages:
     pool: Pool
     desired: Desired
     worker_id: int
+    tombstones: Tombstones | None = None
     is_planned: bool = field(default=False)  # a pass has been made: what is news must be noted
 
     @property
@@ -57,12 +59,16 @@ class Pages:
         cursor = orjson.dumps(page.cursor, default=str).decode()
         if await connection.fetchval(sql.reading.move, scan.id, self.worker_id, cursor) is None:
             raise Fenced("this scan was taken over by another worker")
+        if self.tombstones is not None:
+            source = self.desired.source.name
+            told = await self.tombstones.masked(connection, source, list(records.values()))
+            records = {one.remote_id: one for one in told}
         known = await self._known(connection, scan, list(records.values()))
         matched = scan.matcher.match(list(records.values()), known)
         await self._remember(connection, matched)
-        told = [_row(one, matched.owners.get(one.remote_id)) for one in records.values()]
-        if told:
-            columns = map(list, zip(*told, strict=True))
+        rows = [_row(one, matched.owners.get(one.remote_id)) for one in records.values()]
+        if rows:
+            columns = map(list, zip(*rows, strict=True))
             await connection.execute(sql.reading.meet, self._me, scan.list_key, scan.id, *columns)
         if matched.news and await connection.fetchval(sql.reading.is_planned, self._me):
             source = self.desired.source.name

@@ -200,6 +200,8 @@ class Push:
         ]
 
     def _must_look(self, entry: Entry) -> bool:
+        if entry.change.verb is Verb.ERASE:
+            return False  # harmless to repeat, and the adapter looks for more than one record
         if entry.look_first or entry.change.resubscribe:
             return True
         may_be_gone = entry.change.doubtful or entry.mirror_state == "withdrawn"

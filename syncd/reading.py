@@ -26,6 +26,7 @@ from syncd.matching import Matcher
 from syncd.model import Can, Notice
 from syncd.pages import Pages, Scan
 from syncd.plan import Planner
+from syncd.tombstone import Tombstones
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class Reading:
     lists: Lists
     note: Callable[[Sequence[Notice]], Awaitable[object]]
     found_out: Callable[[Mapping[str, Any]], Awaitable[object]]
+    tombstones: Tombstones | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     _recovered: bool = False
 
@@ -191,7 +193,7 @@ class Reading:
 
     async def _read(self, scan: Scan) -> bool:
         """Page through it; False when told to stop on the way."""
-        pages = Pages(self.pool, self.planner.desired, self.worker_id)
+        pages = Pages(self.pool, self.planner.desired, self.worker_id, self.tombstones)
         async for page in self.adapter.scan(scan.matcher.remote_list, scan.cursor):
             matched = await pages.write(scan, page)
             if matched.notices:

@@ -5,7 +5,7 @@ Scans of contacts use the same table through `Can.SCAN`: `syncd.reading`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -50,12 +50,15 @@ class OptOutReader:
         worker_id: int,
         adapter: ReadsOptOuts,
         key_name: str | None = None,
+        erased: Callable[[Connection, Sequence[Notice]], Awaitable[Sequence[Notice]]] | None = None,
     ) -> None:
+        """erased: leaves the notices about people who were erased out."""
         self.pool = pool
         self.destination_id = destination_id
         self.name = name
         self.worker_id = worker_id
         self.adapter = adapter
+        self.erased = erased
         self.key_name = key_name  # what `remote` calls the provider's own name of a contact
 
     @property
@@ -105,11 +108,13 @@ class OptOutReader:
         """As `note`, of contacts by our own ids."""
         if not notices:
             return ()
-        columns = zip(*(_row(one) for one in notices), strict=True)
-        told = [list(column) for column in columns]
 
         async def work(connection: Connection) -> Sequence[Any]:
             await connection.fetchrow(sql.plan.lock_feed, self.destination_id)  # addresses stay
+            kept = notices if self.erased is None else await self.erased(connection, notices)
+            if not kept:
+                return ()
+            told = [list(column) for column in zip(*map(_row, kept), strict=True)]
             await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
             found = await connection.fetch(sql.scan.note, self.destination_id, *told, claim)
             if not keep:

@@ -117,6 +117,26 @@ class Secrets:
         log.hide(value)
         return value
 
+    @property
+    def can_seal(self) -> bool:
+        """Whether there is a key to seal a secret with."""
+        return bool(self._keys) and self._pool is not None
+
+    async def made_once(self, name: str, value: str) -> str:
+        """The secret; where there is none yet, *value* is sealed as it for the whole fleet.
+
+        ConfigError where it is in none of its places and there is no key to seal one with.
+        """
+        if await self._is_missing(name):
+            sealed = self._seal().encrypt(value.encode())
+            await self._table().execute(sql.secret.keep_first, name, sealed)
+        return await self.get(name)
+
+    async def _is_missing(self, name: str) -> bool:
+        return not (self._file(name) or self._environ.get(variable(name))) and (
+            self._pool is None or await self._pool.fetchval(sql.secret.sealed, name) is None
+        )
+
     async def credential(self, name: str, model: type[C]) -> C:
         """The secret as a provider's credential; ConfigError names every faulty key, no value."""
         found, faults = parse(await self.get(name), model)

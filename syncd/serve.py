@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from syncd import audit_run, control, db, sql
+from syncd import ask, audit_run, control, db, oblivion, sql
 from syncd.assemble import Assembled
 from syncd.commands import Commands
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow, first_of
 from syncd.schedule import Bells, due_since, parse
+from syncd.tombstone import Tombstones
 from syncd.upkeep import tidy
 from syncd.worker import Worker
 
@@ -53,7 +56,9 @@ class Service:
         self.changed = asyncio.Event()
         self.bells = Bells(self._bell_failed)
         self._fault: BaseException | None = None
-        self.commands = Commands(app.pool, worker.id, self.flows, self._begin_audit)
+        self.commands = Commands(
+            app.pool, worker.id, self.flows, partial(ask.lift, app), self._begin_audit
+        )
         self._audits: dict[int, asyncio.Task[None]] = {}  # by command
         self._auditing = asyncio.Lock()
         self._told: dict[int, str] = {}  # the last configuration fault logged, by destination
@@ -300,6 +305,8 @@ class Service:
     async def _housekeeping(self) -> None:
         while not self.stop.is_set():
             await tidy(self.app.pool, self.app.settings)
+            with suppress(ConfigError):  # told where it is looked at: `status`, `check`
+                await oblivion.forget(self.app.pool, Tombstones(self.app.pool, self.app.secrets))
             await first_of(self.stop, timeout=30.0)
 
 

@@ -84,6 +84,15 @@ class Source:
         return KEY_KINDS[self.list.columns["id"].type]
 
 
+def people(source: Source) -> str:
+    """SELECT of contact_id, email: who has one of the ids $1 (castable) or of the addresses $2."""
+    contact = source.contact.name
+    return f"""
+select c.id::text as contact_id, lower(btrim(c.email::text)) as email from {contact} c
+ where c.id = any($1::text[]::{source.key}[])
+    or lower(btrim(c.email::text)) = any($2::text[])"""  # noqa: S608  quoted from the catalogues
+
+
 _RESOLVE = """
 select c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name,
        c.relkind::text as kind

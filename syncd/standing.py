@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from syncd.erasure_words import Erasure
+
 
 @dataclass(slots=True)
 class Lane:
@@ -128,3 +130,4 @@ class Status:
     destinations: dict[str, Standing]
     workers: list[dict[str, Any]]
     open_transactions: list[dict[str, Any]]
+    erasures: list[Erasure]

@@ -16,6 +16,7 @@ from syncd import control, log, meter, sql
 from syncd.assemble import limits_of, options_of
 from syncd.control import Destination
 from syncd.db import Row
+from syncd.erasure_words import requests
 from syncd.errors import ConfigError
 from syncd.estimate import DAY, requests_for, seconds_for
 from syncd.model import Meter, Traits
@@ -55,6 +56,7 @@ async def status(app: App, names: Sequence[str] = ()) -> Status:
         standings,
         workers,
         [_open(r) for r in await app.pool.fetch(sql.status.open_long)],
+        await requests(app),
     )
 
 

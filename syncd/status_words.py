@@ -204,6 +204,8 @@ def shared(status: Status) -> Iterator[str]:
         yield f"worker {worker['id']}: {worker['host']}, process {worker['pid']}, up {up}"
     if not status.workers:
         yield "no worker is alive: changes from now on wait for `syncd run`"
+    for request in status.erasures:
+        yield from request.says
     for held in status.open_transactions:
         name = "prepared transaction" if held["kind"] == "prepared" else "process"
         yield (

@@ -29,6 +29,8 @@ from syncd.providers import Options, Provider
 from syncd.push import Push, Pushed
 from syncd.reading import Reading
 from syncd.scan import OptOutReader
+from syncd.secrets import Secrets
+from syncd.tombstone import Tombstones
 from syncd.wire import HttpWire
 from syncd.worker import Worker
 
@@ -67,7 +69,12 @@ class Hand:
         self.worker, self.kind = worker, kind
         self.planner = Planner(pool, destination, desired, kind.traits.key)
         compare = self.planner.compare
-        self.journal = Journal(pool, destination.id, destination.source, worker.id, compare)
+        secrets = Secrets(pool, {"SYNCD_SECRET_TOMBSTONE": "a long secret"})
+        self.tombstones = Tombstones(pool, secrets)
+        self.journal = Journal(
+            pool, destination.id, destination.source, worker.id, compare,
+            tombstones=self.tombstones,
+        )  # fmt: skip
         self.reader = OptOutReader(pool, destination.id, destination.name, worker.id, adapter)
         self.push = Push(adapter, self.journal, 16, self.reader.refresh)
         can = kind.traits.can
@@ -245,7 +252,10 @@ class World:
         )
         return Flow(
             hand.destination, hand.planner, hand.journal, hand.push, hand.rules, hand.reader,
-            lists=lists, erasures=Erasures(self.pool, hand.destination.name, adapter),
+            lists=lists,
+            erasures=Erasures(
+                self.pool, hand.destination, hand.desired, adapter, hand.tombstones
+            ),
             poll=0.05, window=5000, claims=4, learn=learn, identify=learn, reading=reading,
         )  # fmt: skip
 

@@ -197,11 +197,12 @@ async def test_json_is_every_row_held_in_all_tables(at: Desk) -> None:
 
     told = (await at("explain", "ann@x.test", "--json")).json
 
-    assert set(told) == {"email", "known", "contacts", "destinations", "faults", "rows"}
+    assert set(told) == {"email", "known", "contacts", "destinations", "faults", "rows",
+                         "erasures"}  # fmt: skip
     assert set(told["rows"]) == {
         "syncd.contact", "syncd.membership", "syncd.mirror", "syncd.journal", "syncd.sharer",
         "syncd.opt_out", "syncd.delivery", "syncd.seen", "syncd.intent", "syncd.change",
-        "syncd.erasure", "syncd.command", "syncd.control_log",
+        "syncd.erasing", "syncd.erasure", "syncd.command", "syncd.control_log",
     }  # fmt: skip
     assert "bob" not in str(told)
     assert told["rows"]["syncd.mirror"][0]["destination"] == "ct"
@@ -222,8 +223,8 @@ async def test_tables_are_all_accounted_for(at: Desk) -> None:
     )
 
     assert {row[0] for row in rows} == {
-        "change", "contact", "delivery", "erasure", "intent", "journal", "membership", "mirror",
-        "missing", "opt_out", "seen", "sharer", "staged",
+        "change", "contact", "delivery", "erasing", "erasure", "intent", "journal", "membership",
+        "mirror", "missing", "opt_out", "seen", "sharer", "staged",
     }  # fmt: skip
 
 

@@ -47,6 +47,7 @@ async def test_status_of_a_destination_in_step(at: Desk) -> None:
 
     assert set(told) == {
         "at", "in_step", "ok", "destinations", "workers", "open_transactions",
+        "erasures",
     }  # fmt: skip
     assert told["in_step"]
     assert told["ok"]

@@ -127,6 +127,8 @@ async def lift(
     def render(to: Console) -> None:
         what = "all mail" if of_list is None else f"list {of_list}"
         to.print(f"{count(len(done.lifted), 'opt-out')} of {what} lifted")
+        if done.tombstones:
+            to.print("the erasure no longer keeps the person away")
         for row in done.open:
             which = "all mail" if row["list_id"] is None else f"list {row['list_id']}"
             to.print(Text(f"still open: {row['kind']} at {row['destination']}, {which}"))
@@ -134,7 +136,7 @@ async def lift(
             to.print(Text(said))
 
     output(json, done, render)
-    return 0 if done.lifted else 1
+    return 0 if done.lifted or done.tombstones else 1
 
 
 @command(example="syncd scan marketing --wait 120")

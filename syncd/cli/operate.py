@@ -118,6 +118,8 @@ def _show_explained(to: Console, told: Explained) -> None:
         to.print("no contact has this address; what is held about the address itself:")
     for fault in told.faults:
         to.print(Text(f"not explained: {fault}"))
+    for said in told.erasures:
+        to.print(Text(said))
     held = [(table, count(len(rows), "row")) for table, rows in told.rows.items()]
     if held:
         to.print("\nheld (all of it: --json)")

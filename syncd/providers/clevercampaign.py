@@ -194,8 +194,15 @@ class CleverCampaign(Ordinary):
 
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """GET must be 404 (6); which proves something only where others can be read."""
-        contact_id = (change.remote or {}).get("id")
+        contact_id, person = (change.remote or {}).get("id"), change.was
         here = "CleverCampaign was told to delete the contact"
+        found = None if person is None else await self._account.at(person.email)
+        if found is not None and contact_id is None:
+            left = ", ".join(str(answers.record_id(one, self._options)) for one in found)
+            if not left:
+                return Erased(confirmed=True)
+            still = f"and still shows {left}: delete it in its web interface."
+            return Erased(by_hand=f"{here}, {still}")
         if contact_id is None or not await self._account.reads_items():
             return Erased(
                 by_hand=f"{here}, which cannot be read back: look for the address among the "

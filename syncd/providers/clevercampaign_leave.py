@@ -59,6 +59,8 @@ class Leave:
         found = await work.look()
         if found:
             return await self._delete_all(found) or await self._done(None)
+        if found is None and work.change.verb is Verb.ERASE:
+            return Applied()  # what is left for a person to do is told with the proof
         is_new = work.change.was is None
         if found is None and not (work.options.account_is_empty and is_new):
             if not self._is_silence:

@@ -37,6 +37,7 @@ from syncd.model import (
     Request,
     Seen,
     Traits,
+    Verb,
 )
 from syncd.providers import Credential, KeyColumn, Options, Ordinary, Wire
 from syncd.providers import clevertap_answers as answers
@@ -224,6 +225,7 @@ class CleverTap(Ordinary):
             return await self._push_plain(changes, records)
         drafts = [drafted(change, self._rules) for change in changes]
         await self._look_first([d for d in drafts if d.looks_first and d.outcome is None])
+        await self._look_for_others([d for d in drafts if d.change.verb is Verb.ERASE and d.mark])
         refuse_twins(drafts)
         batch = batches.Batch(self._wire)
         for number in range(max((len(d.records) for d in drafts), default=0)):
@@ -262,6 +264,18 @@ class CleverTap(Ordinary):
                 fresh = drafted(change._replace(remote=found.remote), self._rules)
                 draft.identity, draft.records = fresh.identity, fresh.records
                 draft.remote = {**found.remote, **(fresh.remote or {})}
+
+    async def _look_for_others(self, drafts: Sequence[Draft]) -> None:
+        """An erased address may be in a profile that bears another identity than our contact's."""
+        for draft in drafts:
+            if draft.mark is not None:
+                draft.others = await self._identities_at(draft.mark[0])
+
+    async def _identities_at(self, address: str) -> Sequence[str]:
+        record = await self._profile("email", address)
+        if record is None or str(record.get("email", "")).lower() != address.lower():
+            return ()
+        return answers.identities(record.get("identity"))
 
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
         """One read a contact: by identity, then by address where such profiles are adopted."""
@@ -354,11 +368,15 @@ class CleverTap(Ordinary):
         if datetime.now(UTC) < since + GONE_AFTER:
             return Erased(wait_until=since + GONE_AFTER)
         identity = identity_of(change)
-        if await self._profile("identity", identity) is None:
+        left = [] if await self._profile("identity", identity) is None else [identity]
+        person = change.was
+        if not left and person is not None and not email_fault(person.email):
+            left = list(await self._identities_at(person.email))
+        if not left:
             return Erased(confirmed=True)
         return Erased(
-            by_hand=f"CleverTap still shows the profile with identity {identity} a day after its "
-            "deletion: delete it in the dashboard, or have the vendor's support do it"
+            by_hand=f"CleverTap still shows the profile with identity {', '.join(left)} a day after"
+            " its deletion: delete it in the dashboard, or have the vendor's support do it."
         )
 
     @classmethod

@@ -139,6 +139,7 @@ def _unmarked(draft: Draft, outcome: Outcome) -> None:
 
 async def delete(batch: Batch, drafts: Sequence[Draft]) -> None:
     """Delete profiles for good; unknown identities succeed."""
-    for start in range(0, len(drafts), MOST_DELETES):
-        names = [draft.identity for draft in drafts[start : start + MOST_DELETES]]
-        await batch.send(DELETE, orjson.dumps({"identity": names}), succeeded)
+    names = list(dict.fromkeys(one for draft in drafts for one in (draft.identity, *draft.others)))
+    for start in range(0, len(names), MOST_DELETES):
+        some = names[start : start + MOST_DELETES]
+        await batch.send(DELETE, orjson.dumps({"identity": some}), succeeded)

@@ -56,6 +56,7 @@ class Draft:
     records: list[dict[str, Any]] = field(default_factory=list)
     mark: tuple[str, Mark] | None = None
     deletes: bool = False
+    others: Sequence[str] = ()  # identities that go with it: who else has an erased address
     remote: dict[str, Any] | None = None
     lacking: list[str] = field(default_factory=list)
     outcome: Outcome | None = None

@@ -364,7 +364,12 @@ class ConstantContact(Ordinary):
 
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """The address stays there for ever, whatever is done by this interface (6)."""
-        number = (change.remote or {}).get("id")
+        number, person = (change.remote or {}).get("id"), change.was
+        if number is None and person is not None and person.email:
+            found = await self._calls.search([address_of(person.email)])
+            if not found:
+                return Erased(confirmed=True)  # it never was there
+            number = found[address_of(person.email)].number
         whole = None if number is None else await self._calls.contact(str(number))
         if number is not None and whole is None:
             return Erased(confirmed=True)
