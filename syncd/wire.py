@@ -1,4 +1,4 @@
-"""The way out: one aiohttp session a destination; metered, signed, one attempt, typed failures.
+"""The way out: the connections of a destination; metered, signed, one attempt, typed failures.
 
 Design, sections 6 ("The wire sends once") and 8 (TLS, origins, redirects, redaction). Only the
 journal repeats: nothing here, and nothing below it, sends a request twice.
@@ -12,9 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from dataclasses import replace
-from io import BytesIO
 from ipaddress import ip_address
 from typing import Any, Protocol, Self
 
@@ -25,26 +23,22 @@ from syncd import __version__
 from syncd.errors import (
     Ambiguous,
     ConfigError,
-    Misconfigured,
     OverQuota,
     ProviderError,
     Refused,
     Transient,
     Unintelligible,
 )
+from syncd.exchange import FAULTS, UNSENT, Exchanges, Peer, TooLarge
 from syncd.model import Answer, Request
 from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
 from syncd.verdict import by_status, only_reads, retry_after
 
 CAP = 64 * 2**20
-_CONNECT_SHARE = 0.75  # of the timeout: connecting must fail first, so that "unsent" is certain
-# Apache drops an idle connection after 5 s; a write that meets the drop would be Ambiguous.
-_KEEP_ALIVE = 4.0
-_LONG = 2**20  # from here on aiohttp warns of raw bytes
+_AGENT = f"syncd/{__version__}"
+_KINDS = tuple(f"{n}xx" for n in range(10))
 _TARGET = re.compile(r"/[!\"$-~]*")  # visible ASCII without '#': anything else breaks the line
-
-_sending: ContextVar[tuple[Request, Any]] = ContextVar("syncd_request_being_sent, and its key")
 
 
 class Permits(Protocol):
@@ -75,44 +69,35 @@ class HttpWire:
     ) -> None:
         self._provider, self._options = provider, options
         self._credential, self._permits = credential, permits
-        self._timeout, self._cap, self._connections = timeout, cap, connections
+        self._timeout, self._cap = timeout, cap
         self._base = URL()
-        self._session: aiohttp.ClientSession | None = None
+        self.exchanges = Exchanges(timeout=timeout, cap=cap, connections=connections)
+        self._peers: dict[URL, Peer] = {}
         self._pass: tuple[Any, Pass] | None = None  # and the credential that it was given for
         self._passing = asyncio.Lock()
-        self._signer: Signer | None = None
-        if isinstance(provider, Handshakes):
-            self._signer = provider.signer()
+        self._signer = provider.signer() if isinstance(provider, Handshakes) else None
+        self._completes = provider if isinstance(provider, Completes) else None
+        self._sign_target = getattr(provider, "sign_target", None)
+        self._exchange_for = getattr(provider, "exchange", None)
         self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
 
     async def __aenter__(self) -> Self:
         self._base = checked_base(self._provider.base_url(self._options), self._options.allow_http)
         self._prefix = self._base.raw_path.rstrip("/")
-        self._origin = self._base.origin()
-        self._host = str(self._origin)
-        self._session = self._opened()
+        await self.exchanges.__aenter__()
+        self._peer = self._peer_at(self._base)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self.exchanges.__aexit__(*exc)
 
-    def _opened(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE),
-            timeout=aiohttp.ClientTimeout(
-                total=self._timeout, connect=self._timeout * _CONNECT_SHARE
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"syncd/{__version__}"},
-            skip_auto_headers=("Content-Type",),
-            middlewares=(self._signed,),
-            trust_env=False,
-        )
-        one_attempt(session)
-        return session
+    def _peer_at(self, url: URL) -> Peer:
+        """The origin of *url*; the base's is the only one that credentials are sent to."""
+        origin = url.origin()
+        if origin not in self._peers:
+            self._peers[origin] = Peer(origin, _AGENT)
+        return self._peers[origin]
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
@@ -134,25 +119,26 @@ class HttpWire:
         if self._signer is not None:
             answer = await self._answered_challenge(self._signer, sent, key, request)
         else:
-            url = self._address(sent, key)
+            target = self._address(sent, key)
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent, url, key, request)
+                answer = await self._exchanged(sent, target, key, request)
         return answer, self._fault(request, answer, key)
 
-    def _address(self, request: Request, key: Any) -> URL:
-        """Where to, exactly as sent: a secret that travels in the address is in no other place."""
-        target = request.target
-        if (sign_target := getattr(self._provider, "sign_target", None)) is not None:
-            target = sign_target(key, request)
-            if not _TARGET.fullmatch(target):
-                raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        return URL(self._host + target, encoded=True)
+    def _address(self, request: Request, key: Any) -> str:
+        """The target exactly as sent: a secret that travels in it is in no other place."""
+        if self._sign_target is None:
+            return request.target
+        target: str = self._sign_target(key, request)
+        if not _TARGET.fullmatch(target):
+            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+        return target
 
     async def _key(self, meter: str) -> tuple[Any, bool]:
         """What signs requests; and whether it is a pass that an earlier request had, too."""
         credential = self._credential()
-        exchange = getattr(self._provider, "exchange", None)
-        asks = None if exchange is None else exchange(self._options, credential)
+        if self._exchange_for is None:
+            return credential, False
+        asks: Exchange | None = self._exchange_for(self._options, credential)
         if asks is None:
             return credential, False
         async with self._passing:
@@ -168,7 +154,9 @@ class HttpWire:
         request = replace(asks.request, meter=meter, repeatable=True)
         base = checked_base(asks.base, self._options.allow_http, "options.auth_url")
         async with self._permits.permit(meter):
-            answer = await self._exchanged(request, base, None, request)
+            peer = self._peer_at(base)
+            target = base.raw_path_qs
+            answer = await self._sent(peer, target, request.headers, request, request)
         if fault := by_status(request, answer, "the credential was not exchanged for a pass"):
             fault.after, fault.status = retry_after(answer.headers), answer.status
             raise fault
@@ -179,9 +167,9 @@ class HttpWire:
         """With all that only the credential and the base address know."""
         if not _TARGET.fullmatch(request.target):
             raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        if isinstance(self._provider, Completes):
-            request = self._provider.complete(self._credential(), request)
-        return replace(request, target=self._prefix + request.target)
+        if self._completes is not None:
+            request = self._completes.complete(self._credential(), request)
+        return replace(request, target=self._prefix + request.target) if self._prefix else request
 
     async def _answered_challenge(
         self, signer: Signer, sent: Request, key: Any, named: Request
@@ -221,63 +209,36 @@ class HttpWire:
         if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
             await hold_off(request.meter, fault.after)
 
-    async def _exchanged(self, request: Request, url: URL, key: Any, named: Request) -> Answer:
-        """The one round trip. Faults are raised outside `except`: causes name whole addresses.
+    async def _exchanged(self, request: Request, target: str, key: Any, named: Request) -> Answer:
+        """Signed at the last moment, for the configured origin, and sent there.
 
         named: what faults call it, without what only the credential knows.
         """
-        if self._session is None:
-            raise RuntimeError("the wire is not open")
-        token = _sending.set((request, key))
+        signed = self._provider.sign(key, request)
+        return await self._sent(self._peer, target, _over(request.headers, signed), request, named)
+
+    async def _sent(
+        self, peer: Peer, target: str, headers: Mapping[str, str], request: Request, named: Request
+    ) -> Answer:
+        """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
         try:
-            async with self._session.request(
-                request.method,
-                url,
-                data=_payload(request.body),
-                headers=request.headers,
-                allow_redirects=False,
-            ) as response:
-                answer = await self._read(named, response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            fault = self._lost(named, err)
-        else:
-            self.requests[request.meter, f"{answer.status // 100}xx"] += 1
-            return answer
-        finally:
-            _sending.reset(token)
-        raise fault
-
-    async def _signed(
-        self, outgoing: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        """Client middleware: credentials go on last, and to the configured origin only."""
-        request, key = _sending.get()
-        if key is None:  # an exchange, which carries its own
-            return await handler(outgoing)
-        if outgoing.url.origin() != self._origin:
-            raise Misconfigured("credentials are for the configured host only; nothing was sent")
-        outgoing.headers.update(self._provider.sign(key, request))
-        return await handler(outgoing)
-
-    async def _read(self, request: Request, response: aiohttp.ClientResponse) -> Answer:
-        parts, size = [], response.content_length or 0
-        if size <= self._cap:
-            size = 0
-            while size <= self._cap and (part := await response.content.readany()):
-                parts.append(part)
-                size += len(part)
-        if size > self._cap:
-            response.close()
-            self.requests[request.meter, f"{response.status // 100}xx"] += 1
-            raise Unintelligible(
-                f"{_name(request)}: the answer is larger than {self._cap} bytes",
-                status=response.status,
+            status, told, body = await self.exchanges.exchange(
+                peer, request.method, target, headers, request.body
             )
-        return Answer(response.status, _folded(response.headers), b"".join(parts))
+        except FAULTS as err:
+            fault = self._lost(named, err)
+        except TooLarge as err:
+            self.requests[request.meter, f"{err.status // 100}xx"] += 1
+            reason = f"{_name(named)}: the answer is larger than {self._cap} bytes"
+            fault = Unintelligible(reason, status=err.status)
+        else:
+            self.requests[request.meter, _KINDS[status // 100]] += 1
+            return Answer(status, told, body)
+        raise fault
 
     def _lost(self, request: Request, err: Exception) -> ProviderError:
         """No (whole) answer: Transient where nothing was or could be done, else Ambiguous."""
-        unsent = isinstance(err, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+        unsent = isinstance(err, UNSENT)
         self.requests[request.meter, "unsent" if unsent else "lost"] += 1
         what = "cannot connect" if unsent else "the answer was lost"
         if isinstance(err, aiohttp.ClientConnectorCertificateError):
@@ -292,7 +253,9 @@ class HttpWire:
         verdict = self._provider.judge(request, answer)
         if verdict == "ok":
             return None
-        secrets = secrets_of(key) if verdict or answer.status >= 300 else ()
+        if verdict is None and 200 <= answer.status < 300:
+            return None
+        secrets = secrets_of(key)
         fault = verdict or by_status(request, answer, excerpt(answer.body, secrets))
         if fault is None:
             return None
@@ -322,36 +285,16 @@ def checked_base(text: str, allow_http: bool = False, name: str = "options.base_
     return url
 
 
-def one_attempt(session: aiohttp.ClientSession) -> None:
-    """Switch off aiohttp's own repeat of GET, PUT and DELETE over a dropped connection.
-
-    A DELETE that was applied before the cut would be executed twice. The attribute is private
-    (3.14.5): should it go, starting fails loudly instead of repeating silently.
-    """
-    if not isinstance(getattr(session, "_retry_connection", None), bool):
-        raise ConfigError(
-            f"aiohttp {aiohttp.__version__} no longer lets its silent repeat be switched off; "
-            "install the version that syncd was released with"
-        )
-    session._retry_connection = False  # noqa: SLF001
-
-
 def _name(request: Request) -> str:
     return f"{request.method} {shown_path(request.target)}"
 
 
-def _payload(body: bytes) -> bytes | BytesIO | None:
-    """The body as aiohttp wants it: a long one in pieces, so that others get their turn."""
-    return BytesIO(body) if len(body) > _LONG else body or None
-
-
-def _folded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Header names in lower case; a name that came twice holds both values, joined by ', '."""
-    folded: dict[str, str] = {}
-    for name, value in headers.items():
-        name = name.lower()
-        folded[name] = f"{folded[name]}, {value}" if name in folded else value
-    return folded
+def _over(headers: Mapping[str, str], signed: Mapping[str, str]) -> Mapping[str, str]:
+    """The request's headers with the signature's in place of any of the same name."""
+    if not headers:
+        return signed
+    names = {name.lower() for name in signed}
+    return {n: value for n, value in headers.items() if n.lower() not in names} | dict(signed)
 
 
 def _is_loopback(host: str) -> bool:
