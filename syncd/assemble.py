@@ -284,7 +284,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         made.list_ids,
     )
     writes = next(iter(limits.values()))
-    most = writes.in_flight or 16
+    most = writes.in_flight or 32
     singly = made.provider.traits.batch == 1
     rules = Rules(
         destination.when_gone,
