@@ -430,8 +430,13 @@ async def test_who_left_one_list_of_several_is_out_of_that_one_only(pool: Pool) 
         assert w.shelves.at("ann@x.test").fields == {"first": "B"}  # type: ignore[union-attr]
 
 
-async def test_an_edit_that_waits_for_somebody_who_vanished_is_over(pool: Pool) -> None:
-    async with shop(pool) as w:
+@pytest.mark.parametrize("visible_after", [0.0, 1.0])
+async def test_an_edit_that_waits_for_somebody_who_vanished_is_over(
+    pool: Pool, visible_after: float
+) -> None:
+    """Also where the first scan comes too early after the last write to say anything: the next one
+    is asked for, and begins when it can."""
+    async with shop(pool, traits={"visible_after": visible_after}) as w:
         await people(pool, news="ann bob cyd")
         flow = await filled(w)
         w.shelves.leave("ann@x.test")

@@ -344,10 +344,6 @@ async def test_mishaps_where_an_add_may_make_a_second_record(shop: Service, repe
         await struck(shop, box, "everything at once", n)
 
 
-@pytest.mark.skipif(
-    "SYNCD_TEST_KILLS" not in os.environ,
-    reason="not clean yet: after some kills a scan and the writes to its list wait for each other",
-)
 async def test_kill_9_at_any_instant_loses_doubles_and_adds_back_nobody(
     cluster: str, template: str
 ) -> None:
