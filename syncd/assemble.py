@@ -35,7 +35,7 @@ from syncd.worker import Worker
 NOT_OF_THE_WIRE = frozenset(Options.model_fields)
 """Options that change where and how fast is sent, not what: they are not in the generation."""
 
-SINGLES = 250  # contacts of one claim, where a request carries but one and none limits them
+SINGLES = 500  # contacts of one claim, where a request carries but one and none limits them
 
 
 @dataclass(slots=True)

@@ -315,6 +315,7 @@ class Flow:
             window=self.window,
             force=force,
             stop=self.stop,
+            due=self.bells.push,
         )
         try:
             await self.keep_lists()
