@@ -94,15 +94,14 @@ class Exchanges:
             connection = await self.connector.connect(peer.where, [], self._connecting)
         except TimeoutError:
             raise aiohttp.ConnectionTimeoutError from None
-        transport = connection.transport
-        if transport is None:
+        transport, protocol = connection.transport, connection.protocol
+        if transport is None or protocol is None:
+            connection.close()
             raise aiohttp.ClientConnectionResetError("the connection was lost before it was used")
         late = _Late(transport)
         timer = self._loop.call_at(began + self._timeout, late.strike)
-        whole = False
+        reusable = False
         try:
-            protocol = connection.protocol
-            assert protocol is not None
             protocol.set_response_params(
                 skip_payload=method == "HEAD",
                 read_until_eof=True,
@@ -113,7 +112,7 @@ class Exchanges:
             if len(body) >= _LINE:
                 transport.write(body)
             answer = await self._answer(protocol)
-            whole = True
+            reusable = not transport.get_write_buffer_size()  # it may answer before it has read all
             return answer
         except FAULTS:
             if late.struck:
@@ -121,7 +120,7 @@ class Exchanges:
             raise
         finally:
             timer.cancel()
-            if whole:
+            if reusable:
                 connection.release()
             else:
                 connection.close()

@@ -207,6 +207,28 @@ async def test_a_body_of_any_size_arrives_whole(echo: type[Echo], size: int) -> 
     assert heard == [(str(size), body)]
 
 
+async def test_a_connection_that_answered_before_it_had_read_all_is_not_used_again(
+    echo: type[Echo],
+) -> None:
+    heads: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 400 Too long\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await leave.wait()
+        writer.close()
+
+    leave = asyncio.Event()
+    async with speaking(speak) as base, opened(echo, base) as wire:
+        answer = await wire.send(Request("POST", "/", bytes(30_000_000)))
+        again = await wire.send(GET)
+        leave.set()
+        await asyncio.sleep(0.01)
+
+    assert [answer.status, again.status, len(heads)] == [400, 400, 2]
+
+
 async def test_a_changed_secret_is_taken_up_at_the_next_request(echo: type[Echo]) -> None:
     seen: list[str] = []
 
