@@ -2,21 +2,32 @@
 -- Contact $2[i] takes the place of contact $3[i] at the provider: its address and, where the
 -- record is not keyed by our own id ($4), the remote record with all that is in it, and when it was
 -- written: a no that was said there before is not our own doing. What a scan that runs has met goes
--- with it, what was missed is asked anew. Nothing happens while one of them is in flight. A contact
--- without a mirror row takes the other's over entirely.
+-- with it, what was missed is asked anew; and so does the doubt that a lost answer left about that
+-- record (not about one under another address, $5). Nothing happens while one of them is in flight,
+-- or would have to remember two doubts. A contact without a mirror row takes the other's over entirely.
 -- The digest is one that nothing has: it differs, and so is a change to the guard; null would be
 -- taken for the repeat of something that was counted before.
 with moves as materialized (
     select u.contact_id, u.of from unnest($2::text[], $3::text[]) u (contact_id, of)
-), busy as materialized (
-    select 1 from syncd.journal j join moves on moves.contact_id = j.contact_id
-     where j.destination_id = $1::int and j.state = 'sent'
 ), old as materialized (
     select m.* from syncd.mirror m
      where m.destination_id = $1::int
        and m.contact_id in (select contact_id from moves union select of from moves)
      order by m.contact_id
        for update
+), doubts as materialized (
+    select j.contact_id, j.email, j.sent_lists, j.left_lists, j.silenced,
+           case when $5::boolean then j.email = old.email else old.state <> 'absent' end as goes
+      from syncd.journal j
+      join old on old.contact_id = j.contact_id
+     where j.destination_id = $1::int and j.doubtful and $4::boolean
+), busy as materialized (
+    select 1 from syncd.journal j join moves on moves.contact_id = j.contact_id
+     where j.destination_id = $1::int and (j.state = 'sent' or j.receipt is not null)
+    union all
+    select 1 from moves
+      join doubts mine on mine.contact_id = moves.contact_id and not mine.goes
+      join doubts comes on comes.contact_id = moves.of and comes.goes
 ), new as materialized (
     select moves.contact_id, old.email, held.fields, held.lists, held.subscribed, held.state,
            held.remote, held.pushed_at, case when held.state = 'here'
@@ -31,6 +42,27 @@ with moves as materialized (
          select mine.fields, mine.lists, mine.subscribed, mine.state, mine.remote, mine.pushed_at
           where not $4::boolean and mine.contact_id is not null) held
      where not exists (select 1 from busy)
+), doubted as (
+    update syncd.journal j
+       set doubtful = d.contact_id is not null, email = d.email, sent_lists = d.sent_lists,
+           left_lists = d.left_lists, silenced = coalesce(d.silenced, false)
+      from moves
+      left join doubts d on d.contact_id = moves.of and d.goes
+     where j.destination_id = $1::int and j.contact_id = moves.contact_id
+       and (d.contact_id is not null
+            or exists (select 1 from doubts mine
+                        where mine.contact_id = moves.contact_id and mine.goes))
+       and exists (select 1 from new)
+), in_doubt as (
+    insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful, email,
+                               sent_lists, left_lists, silenced)
+    select $1::int, moves.contact_id, 'upsert', 1, 'due', true, d.email, d.sent_lists, d.left_lists,
+           d.silenced
+      from moves
+      join doubts d on d.contact_id = moves.of and d.goes
+     where exists (select 1 from new)
+       and not exists (select 1 from syncd.journal j
+                        where j.destination_id = $1::int and j.contact_id = moves.contact_id)
 ), gone as (
     delete from syncd.mirror m
      using moves

@@ -88,7 +88,7 @@ async def opened(
         async with db.pool(url, settings.pool_size) as pool:
             if check:
                 async with pool.acquire() as connection:
-                    await migrate.check_schema(connection)  # type: ignore[arg-type]
+                    await migrate.check_schema(connection)
             secrets = Secrets(pool, environ, sealing_keys(environ))
             yield App(settings, url, pool, secrets, environ)
 

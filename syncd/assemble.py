@@ -118,7 +118,7 @@ async def desired_of(
 ) -> Desired:
     """The compiled mapping; ConfigError naming every fault of source and mapping."""
     async with pool.acquire() as connection:
-        source = await sources.describe(connection, destination.source)  # type: ignore[arg-type]
+        source = await sources.describe(connection, destination.source)
         faults = await _list_faults(connection, destination, source)
     key = kind.key_column(options)
     fields: Sequence[Field] = ()

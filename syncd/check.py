@@ -112,7 +112,7 @@ async def _database(app: App) -> AsyncIterator[Finding]:
         yield Finding("database", "warning", says, "let NTP set both; syncd goes by the database's")
     try:
         async with app.pool.acquire() as connection:
-            await migrate.check_schema(connection)  # type: ignore[arg-type]
+            await migrate.check_schema(connection)
         yield Finding("database", "ok", f"schema {len(migrate.migrations()):04d}")
     except SyncdError as error:
         yield Finding("database", "error", str(error), "`syncd migrate`", error.exit_code)
@@ -168,7 +168,7 @@ async def _destinations(
     for name in sorted({d.source for d in chosen}):
         try:
             async with app.pool.acquire() as connection:
-                async for finding in check_source(connection, name):  # type: ignore[arg-type]
+                async for finding in check_source(connection, name):
                     told.add(f"source {name!r}: {finding.says}")
                     yield finding
         except asyncpg.PostgresError as error:

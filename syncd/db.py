@@ -20,8 +20,10 @@ import asyncpg
 from syncd.errors import ConfigError, DatabaseUnreachable
 
 if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
     Pool = asyncpg.Pool[asyncpg.Record]
-    Connection = asyncpg.Connection[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
@@ -201,7 +203,7 @@ async def _transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], begi
     async with pool.acquire() as connection:
         try:
             await connection.execute(begin)
-            result = await work(connection)  # type: ignore[arg-type]
+            result = await work(connection)
         except BaseException:
             with contextlib.suppress(*LOST):  # what went wrong first is the one to tell
                 await connection.execute("rollback")

@@ -54,7 +54,7 @@ async def rows_of(app: App, email: str, everyone: Sequence[Destination]) -> Sequ
     async with app.pool.acquire() as connection:
         for name in sorted({d.source for d in everyone} or {"default"}):
             of_source = [d.id for d in everyone if d.source == name]
-            found.append(await _of_source(connection, name, email, of_source))  # type: ignore[arg-type]
+            found.append(await _of_source(connection, name, email, of_source))
     return found
 
 

@@ -19,7 +19,7 @@ async def list_id(pool: Pool, destination: Destination, wanted: str) -> str:
     A list that the destination does not have is an error too: nothing would be sent.
     """
     async with pool.acquire() as connection:
-        source = await sources.describe(connection, destination.source)  # type: ignore[arg-type]
+        source = await sources.describe(connection, destination.source)
         rows = await connection.fetch(
             f"select id::text as id from {source.list.name}"  # noqa: S608  quoted by PostgreSQL
             " where id::text = $1 or name::text = $1 order by id::text <> $1 limit 1",

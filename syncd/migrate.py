@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import asyncpg
-
 from syncd import sql
+from syncd.db import Connection
 from syncd.errors import ConfigError, DatabaseUnreachable
 
 LOCK = 0x73796E6364  # "syncd"; an advisory lock of the transaction, so PgBouncer is no obstacle
@@ -52,7 +51,7 @@ def _entry(migration: Migration) -> str:
     )
 
 
-async def migrate(connection: asyncpg.Connection) -> Sequence[Migration]:
+async def migrate(connection: Connection) -> Sequence[Migration]:
     """Apply what is missing in one transaction; return it.
 
     Raises ConfigError when an applied file has changed since, or the schema is newer than us.
@@ -69,7 +68,7 @@ async def migrate(connection: asyncpg.Connection) -> Sequence[Migration]:
     return missing
 
 
-async def check_schema(connection: asyncpg.Connection) -> None:
+async def check_schema(connection: Connection) -> None:
     """Raise DatabaseUnreachable unless the schema is the one this version was written for."""
     if not await connection.fetchval("select to_regclass('syncd.migration') is not null"):
         raise DatabaseUnreachable("the database has no syncd schema yet: run `syncd migrate`")
@@ -79,7 +78,7 @@ async def check_schema(connection: asyncpg.Connection) -> None:
         raise DatabaseUnreachable("the syncd schema is older than this program: `syncd migrate`")
 
 
-async def _applied(connection: asyncpg.Connection) -> dict[int, str]:
+async def _applied(connection: Connection) -> dict[int, str]:
     rows = await connection.fetch("select version, checksum from syncd.migration")
     return {row["version"]: row["checksum"] for row in rows}
 

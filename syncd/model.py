@@ -83,10 +83,14 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The provider refused this one contact, in its own words."""
+    """The provider refused this one contact, in its own words.
+
+    withdrawn: mail is off there nevertheless (set by push, not by an adapter).
+    """
 
     reason: str
     status: int | None = None
+    withdrawn: bool = False
 
 
 OptOutKind = Literal["unsubscribed", "bounced", "complained", "vanished"]

@@ -73,14 +73,17 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
         case Absent():
             return _absent(entry, outcome.why)
         case Rejected():
+            off = outcome.withdrawn
             return Settled(
                 entry,
                 "rejected",
-                _unknown(entry),  # an earlier part of it may have been applied
-                doubtful=entry.change.doubtful,
+                # An earlier part of it may have been applied.
+                "withdraw" if off else _unknown(entry),
+                doubtful=entry.change.doubtful and not off,
                 outcome="rejected",
                 error=outcome.reason,
                 status=outcome.status,
+                here=-1 if off and entry.mirror_state in HELD else 0,
             )
         case OptedOut() if _is_no_news(entry, outcome):
             known = entry.mirror_state in HELD

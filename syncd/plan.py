@@ -294,10 +294,14 @@ class Planner:
             return set()
         in_window = {r["contact_id"] for r in (*moved, *held) if r["in_window"]}
         done = not in_window & set(moves) and await connection.fetchval(
-            sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours"
-        )
+            sql.addresses.exchange, me, list(moves), list(moves.values()), self.key != "ours",
+            self.key == "address",
+        )  # fmt: skip
         if not done:  # one of them is in flight: look again once it has settled
-            await connection.execute(sql.plan.note_changes, self.destination.source, list(moves))
+            # Not at whoever only gives its place up: planned again while it is in flight it would
+            # be sent again, and so be in flight the next time, too.
+            late = [one.contact_id for one in claimants if one.contact_id in moves]
+            await connection.execute(sql.plan.note_changes, self.destination.source, late)
             return set()
         return {*moves, *moves.values()}
 

@@ -101,7 +101,7 @@ class Previewer:
 
     async def _read(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self.pool.acquire() as connection, connection.transaction(readonly=True):
-            return await work(connection)  # type: ignore[arg-type]
+            return await work(connection)
 
     # ── The source ──────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -94,7 +94,7 @@ class Push:
         results = [settled(one.entry, Absent(one.why)) for one in claim.settled]
         pushed = Pushed(results)
         if claim.receipt is not None:
-            answers = await self._resume(claim)
+            answers = await self._off_anyhow(claim.entries, await self._resume(claim))
             self._judge(claim.entries, answers, pushed)
             return pushed
         try:
@@ -105,7 +105,7 @@ class Push:
         chunks = list(batches(entries, self._batch))
         answered = await self._all([[one.change for one in chunk] for chunk in chunks])
         for chunk, answers in zip(chunks, answered, strict=True):
-            self._judge(chunk, answers, pushed)
+            self._judge(chunk, await self._off_anyhow(chunk, answers), pushed)
         if self._batch > 1:
             pushed.results = list(halve(pushed.results))
         return pushed
@@ -279,6 +279,28 @@ class Push:
             return [HandedBack()] * len(changes)
         return await self._halving(changes)
 
+    async def _off_anyhow(
+        self, entries: Sequence[Entry], answers: Sequence[Answered]
+    ) -> Sequence[Answered]:
+        """A no does not wait until a field is mended: where a silence was refused together with
+        the rest of the contact, the contact is withdrawn. What was refused stays listed."""
+        refused = [
+            (number, answer)
+            for number, (entry, answer) in enumerate(zip(entries, answers, strict=True))
+            if isinstance(answer, Rejected) and _silences(entry.change)
+        ]
+        if not refused:
+            return answers
+        found = list(answers)
+        for some in batches(refused, self._batch):
+            said = await self._send_changes([_withdrawal(entries[n].change) for n, _ in some])
+            for (number, rejected), answer in zip(some, said, strict=True):
+                if isinstance(answer, Applied | Absent):
+                    found[number] = replace(rejected, withdrawn=True)
+                elif isinstance(answer, ProviderError | HandedBack):
+                    found[number] = answer  # all of it once more
+        return found
+
     async def _halving(
         self, changes: Sequence[Change], refusal: Indivisible | None = None
     ) -> Sequence[Answered]:
@@ -322,6 +344,16 @@ class Push:
                 return _checked(changes, await self.adapter.resume(claim.receipt, changes))
         except ProviderError as error:
             return [error] * len(changes)
+
+
+def _silences(change: Change) -> bool:
+    """Whether it is to turn mail off at a record that may be mailed."""
+    want, was = change.want, change.was
+    return want is not None and not want.subscribed and was is not None and was.subscribed
+
+
+def _withdrawal(change: Change) -> Change:
+    return change._replace(verb=Verb.WITHDRAW, want=None, may_create=False, resubscribe=False)
 
 
 def _checked(changes: Sequence[Change], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:

@@ -89,10 +89,11 @@ class Acme:
     writes: list[Write] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)  # path, changes carried
     breaches: list[str] = field(default_factory=list)
-    faults: deque[Fault] = field(default_factory=deque)
+    faults: deque[Fault | None] = field(default_factory=deque)
     always: Fault | None = None  # the same fault for every write
     refuses: Mapping[str, Any] = field(default_factory=dict)  # contact id → what is answered
     refuses_all: str = ""  # every create is refused with these words
+    bad_names: set[str] = field(default_factory=set)  # refused as a first name
     poison: set[str] = field(default_factory=set)  # a batch with one of them is refused whole
     retry_after: float = 0.0
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -198,6 +199,8 @@ class Acme:
         if change["verb"] != "put":
             return self._remove(record, change["verb"])
         want, was = change["want"], change["was"]
+        if want["fields"].get("first") in self.bad_names:
+            return {"rejected": "a bad name"}
         if self.key == "address" and was and was["email"] != want["email"]:
             for old in self.at(was["email"]):
                 self._remove(old, "withdraw")

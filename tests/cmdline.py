@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,20 @@ class Done(NamedTuple):
     def json(self) -> Any:
         """The last line of standard output."""
         return orjson.loads(self.out.splitlines()[-1])
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody listens at."""
+    for _ in range(100):
+        first = random.randrange(20000, 32000)
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + number):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise OSError(f"no {number} free ports in a row")
 
 
 def environment(url: str = "", **more: str) -> dict[str, str]:

@@ -355,7 +355,7 @@ async def holding(pool: Pool, statement: str, *args: Any) -> AsyncIterator[Conne
     """A transaction that has run *statement* and stays open, with its locks."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(statement, *args)
-        yield connection  # type: ignore[misc]
+        yield connection
 
 
 def ids(start: int, stop: int) -> Iterator[str]:

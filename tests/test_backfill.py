@@ -293,7 +293,7 @@ async def test_a_lost_database_is_waited_for(sandbox: Handle) -> None:
     with demo.cluster() as url, serving(url) as control:
         async with db.pool(url, 2) as pool:
             async with pool.acquire() as connection:
-                await migrate(connection)  # type: ignore[arg-type]
+                await migrate(connection)
             await fill(pool, 3000)
             await destination(pool, sandbox, in_flight=1)
         sandbox.set_faults(latency_ms=(200, 200))

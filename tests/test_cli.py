@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 import typer
-from cmdline import done, environment, secret, start, syncd
+from cmdline import done, environment, free_ports, secret, start, syncd
 from people import destination, fill
 
 from syncd import __version__, cli
@@ -190,7 +190,7 @@ async def test_the_daemon_drains_and_ends_with_0_on_sigterm(database: str) -> No
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 async def test_the_sandbox_serves_until_a_signal(number: int, code: int) -> None:
-    port = 21810 + 10 * int(number)  # both may run at the same time
+    port = free_ports(5)
     process = await start("sandbox", "--port", str(port), "--json", env=environment())
     lines = [await asyncio.wait_for(process.stdout.readline(), 30) for _ in range(5)]
     assert f'"provider":"clevertap","url":"http://127.0.0.1:{port + 1}"'.encode() in lines[1]

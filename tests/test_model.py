@@ -382,7 +382,7 @@ class Interleavings(RuleBasedStateMachine):
         )  # fmt: skip
         (self.destination,) = await control.destinations(pool)
         async with pool.acquire() as connection:
-            source = await sources.describe(connection, kind)  # type: ignore[arg-type]
+            source = await sources.describe(connection, kind)
         fields = mapping(source.contact, {"name": "first_name"}, {})
         self.desired = Desired(
             self.destination.id, source, fields, self.lists, self.everyone, False, {},

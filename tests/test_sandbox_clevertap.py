@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from cmdline import free_ports
 from yarl import URL
 
 from syncd.sandbox import PROVIDERS, Handle, available, run, serve

@@ -87,6 +87,7 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
 
     def judge(self) -> None:
         records = [r for r in self.store.live() if self._counts(r)]
+        self.late = {r.email for r in self.store.live() if r.late}
         groups: dict[str, list[str]] = {}
         for one in self.source.values():
             if one["email"]:
@@ -161,7 +162,7 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
         elif any(r.mail == "no" and r.no_of != (r.owner, r.email) for r in records):
             # Said while the record was somebody else's, and read after it had changed hands.
             self.run.residues["a no that went with its record"] += 1
-        elif not no and not self._refused(holder):
+        elif not no and not self._refused(holder) and email not in self.late:
             self.bad(
                 f"{holder} ({email}, group {group}) should be mailed, is not: {records};"
                 f" source {self.source[holder]}; mirror {self._known(holder)}{self.history(email)}"

@@ -206,8 +206,8 @@ async def test_a_contact_that_moves_to_the_address_of_one_who_is_deleted_stays_m
         await put(pool, "c1", "c2")
         await w.hand.drain()
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "c2")  # type: ignore[arg-type]
-            await move(connection, c1="c2@x.test")  # type: ignore[arg-type]
+            await gone(connection, "c2")
+            await move(connection, c1="c2@x.test")
         await w.hand.drain()
 
         assert w.acme.mailed() == {"c2@x.test": "A"}
@@ -222,8 +222,8 @@ async def test_a_new_contact_takes_the_address_of_one_who_is_deleted(pool: Pool,
         await put(pool, "c2")
         await w.hand.drain()
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "c2")  # type: ignore[arg-type]
-            await put(connection, "c1=c2@x.test", first="N")  # type: ignore[arg-type]
+            await gone(connection, "c2")
+            await put(connection, "c1=c2@x.test", first="N")
         await w.hand.drain()
 
         assert w.acme.mailed() == {"c2@x.test": "N"}
@@ -370,8 +370,8 @@ async def test_addresses_are_not_exchanged_with_a_contact_whose_window_is_in_fli
         full = asyncio.create_task(w.hand.full(direct=True))
         await w.acme.arrival(2)
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "c2")  # type: ignore[arg-type]
-            await move(connection, c1="c2@x.test")  # type: ignore[arg-type]
+            await gone(connection, "c2")
+            await move(connection, c1="c2@x.test")
         await w.hand.plan()
         w.acme.after.set()
         await full
@@ -415,8 +415,8 @@ async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_pu
         sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
         await w.acme.arrival(2)
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "c1")  # type: ignore[arg-type]
-            await put(connection, "c1=new@x.test", first="N")  # type: ignore[arg-type]
+            await gone(connection, "c1")
+            await put(connection, "c1=new@x.test", first="N")
         await w.hand.plan()
         w.acme.before.set()
         await sending
@@ -439,8 +439,8 @@ async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_
         w.acme.faults.append("lost")
         await w.hand.step()
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "c1")  # type: ignore[arg-type]
-            await put(connection, "c2=c1@x.test", first="N")  # type: ignore[arg-type]
+            await gone(connection, "c1")
+            await put(connection, "c2=c1@x.test", first="N")
         await w.hand.drain()
 
         assert w.acme.mailed() == {"c1@x.test": "N"}
@@ -480,8 +480,8 @@ async def test_an_address_in_flight_is_not_sent_for_another_contact(pool: Pool, 
         sending = asyncio.create_task(w.hand.carry(await w.hand.claim()))
         await w.acme.arrival(1)
         async with pool.acquire() as connection, connection.transaction():
-            await move(connection, c1="other@x.test")  # type: ignore[arg-type]
-            await put(connection, "c2=s@x.test", first="N")  # type: ignore[arg-type]
+            await move(connection, c1="other@x.test")
+            await put(connection, "c2=s@x.test", first="N")
         await w.hand.plan()
         other = await w.another()
         assert not (await other.claim()).entries
@@ -536,12 +536,16 @@ async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_wa
         await w.hand.drain()
         await put(pool, "bob=s@x.test")
         other, read = await w.another(), FullPass._read
+        met = asyncio.Event()  # ann, in her own window
 
         async def overtaken(self: FullPass, number: int, first: str, last: str) -> Sequence[Any]:
             rows = await read(self, number, first, last)
+            if first == "ann":
+                met.set()
             if first == "bob":
+                await met.wait()
                 while await pool.fetchval("select count(*) from syncd.intent") > 1:
-                    await asyncio.sleep(0.002)  # ann's own window is still open
+                    await asyncio.sleep(0.002)  # ann's window is still open
                 await move(pool, bob="b@x.test", ann="s@x.test")
                 await other.plan()
                 while not (claim := await other.step()).contact_ids:
@@ -556,6 +560,29 @@ async def test_a_window_leaves_out_an_address_that_a_claim_gave_away_since_it_wa
         await w.hand.drain()
 
         assert await people(w) == {"ann": "s@x.test", "bob": "b@x.test"}
+
+
+@pytest.mark.parametrize("key", ["address", "remote id"])
+@pytest.mark.parametrize("applied", [False, True])
+async def test_the_doubt_about_a_record_goes_with_it_to_whoever_takes_it_over(
+    pool: Pool, key: Key, applied: bool
+) -> None:
+    """8: the removal of ann's record was lost; then she takes the place of bob, who is gone."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "ann", "bob", "eve")
+        await w.hand.drain()
+        await gone(pool, "ann")
+        await w.hand.plan()
+        w.acme.faults.append("lost" if applied else "cut")
+        assert (await w.hand.step()).contact_ids == ["ann"]
+        assert (await w.hand.row("ann"))["doubtful"]
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "bob")
+            await put(connection, "ann=bob@x.test")
+        await w.hand.drain()
+
+        assert sorted(w.acme.mailed()) == ["bob@x.test", "eve@x.test"]
+        assert await w.hand.rows() == {}
 
 
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:

@@ -89,6 +89,35 @@ async def test_a_no_stays_with_the_person_when_the_address_changes(pool: Pool) -
         assert w.acme.mailed() == {}
 
 
+@pytest.mark.parametrize("key", ["ours", "remote id", "address"])
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_no_does_not_wait_until_what_is_refused_beside_it_is_mended(
+    pool: Pool, key: Key, lost: bool
+) -> None:
+    """Promise 3: the change that says it is refused for a field; mail is turned off without it."""
+    async with world(pool, key, FIND | Can.REPEAT) as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        w.acme.bad_names.add("Ann!")
+        await pool.execute(
+            "update syncd.contact set subscribed = false, first_name = 'Ann!' where id = 'ann'"
+        )
+        if lost:
+            w.acme.faults.extend([None, "lost"])
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+        assert (await w.hand.row("ann"))["state"] == "rejected"
+        assert (await w.hand.mirror())["ann"]["state"] == "withdrawn"
+        await rename(pool, "ann", "Ann")
+        await w.hand.drain()
+        assert await w.hand.rows() == {}
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+        await pool.execute("update syncd.contact set subscribed = true where id = 'ann'")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"ann@x.test": "Ann", "bob@x.test": "A"}
+
+
 async def test_a_bounce_stays_with_the_address(pool: Pool) -> None:
     """9b: the person's corrected address is mailed."""
     async with world(pool) as w:

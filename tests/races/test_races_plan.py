@@ -350,7 +350,7 @@ async def test_a_transaction_that_commits_late_is_not_skipped(pool: Pool) -> Non
     """12: it began before the position and commits after it."""
     async with world(pool) as w:
         async with pool.acquire() as late, late.transaction():
-            await put(late, "ann")  # type: ignore[arg-type]
+            await put(late, "ann")
             await put(pool, "bob")
             await w.hand.plan()
             assert sorted(await w.hand.rows()) == ["bob"]
@@ -735,8 +735,8 @@ async def test_a_contact_deleted_and_back_under_another_address_is_removed_and_m
         await w.hand.drain()
         [before] = w.acme.records
         async with pool.acquire() as connection, connection.transaction():
-            await gone(connection, "ann")  # type: ignore[arg-type]
-            await put(connection, "ann=new@x.test", first="N")  # type: ignore[arg-type]
+            await gone(connection, "ann")
+            await put(connection, "ann=new@x.test", first="N")
         await w.hand.drain()
 
         assert w.acme.mailed() == {"new@x.test": "N"}
