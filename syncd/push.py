@@ -102,10 +102,8 @@ class Push:
         except ProviderError as error:
             self._judge(claim.entries, [error] * len(claim.entries), pushed)
             return pushed
-        chunks = list(batches(entries, self._batch))
-        answered = await self._all([[one.change for one in chunk] for chunk in chunks])
-        for chunk, answers in zip(chunks, answered, strict=True):
-            self._judge(chunk, await self._off_anyhow(chunk, answers), pushed)
+        answers = await self._all([one.change for one in entries])
+        self._judge(entries, await self._off_anyhow(entries, answers), pushed)
         if self._batch > 1:
             pushed.results = list(halve(pushed.results))
         return pushed
@@ -114,7 +112,7 @@ class Push:
         """Push a window's contacts; results only for those where there is more to say than that
         they were applied."""
         pushed = Pushed([])
-        answered = await self._all(list(batches(fresh.changes, self._batch)))
+        answered = await self._answers(list(batches(fresh.changes, self._batch)))
         numbers: list[int] = []
         unusual: list[Answered] = []
         first = 0
@@ -255,7 +253,12 @@ class Push:
         most: int = self.adapter.traits.batch
         return most
 
-    async def _all(self, jobs: Sequence[Sequence[Change]]) -> Sequence[Sequence[Answered]]:
+    async def _all(self, changes: Sequence[Change]) -> Sequence[Answered]:
+        """Send them in batches; one answer each, in the same order."""
+        answered = await self._answers(list(batches(changes, self._batch)))
+        return [answer for answers in answered for answer in answers]
+
+    async def _answers(self, jobs: Sequence[Sequence[Change]]) -> Sequence[Sequence[Answered]]:
         """Send these batches, each once, and as many at a time as may be; claims in the order in
         which they came, so that the first is settled while the next is sent."""
         answered: list[Sequence[Answered]] = [()] * len(jobs)
@@ -292,13 +295,12 @@ class Push:
         if not refused:
             return answers
         found = list(answers)
-        for some in batches(refused, self._batch):
-            said = await self._send_changes([_withdrawal(entries[n].change) for n, _ in some])
-            for (number, rejected), answer in zip(some, said, strict=True):
-                if isinstance(answer, Applied | Absent):
-                    found[number] = replace(rejected, withdrawn=True)
-                elif isinstance(answer, ProviderError | HandedBack):
-                    found[number] = answer  # all of it once more
+        said = await self._all([_withdrawal(entries[number].change) for number, _ in refused])
+        for (number, rejected), answer in zip(refused, said, strict=True):
+            if isinstance(answer, Applied | Absent):
+                found[number] = replace(rejected, withdrawn=True)
+            elif isinstance(answer, ProviderError | HandedBack):
+                found[number] = answer  # all of it once more
         return found
 
     async def _halving(
