@@ -579,6 +579,24 @@ async def test_after_an_empty_answer_nothing_in_doubt_is_repeated(pool: Pool) ->
         assert len(w.shelves.members) == 7
 
 
+async def test_a_backfill_waits_for_a_scan_that_gets_on_and_for_no_other(pool: Pool) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await rename(pool, "ann", "B")
+        await w.hand.plan()
+        await once(flow)
+        assert (await w.hand.rows()).keys() == {"ann"}, "waits to be read"
+        flow.patience = 0.0
+        moved = "update syncd.scan set begun_at = now(), moved_at = now() + $1 * interval '1 s'"
+        for seconds, is_over in ((3600, False), (-3600, True)):
+            await pool.execute(moved, seconds)
+            still = flows.Standstill()
+            assert not await flow._finished(still) or is_over
+            await asyncio.sleep(0.01)
+            assert await flow._finished(still) is is_over
+
+
 # ── Doubt ───────────────────────────────────────────────────────────────────────────────────
 
 
