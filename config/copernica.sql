@@ -9,9 +9,9 @@
 --     export SYNCD_SECRET_COPERNICA='{"access_token": "…"}'
 --     syncd plan copernica && syncd backfill copernica
 --
--- For the real one: take base_url and auth_url away, name your database, map your own fields, and
--- give the real token. A running daemon takes up a changed row within a second. Run this file as
--- often as you like. config/copernica.toml says the same for `syncd apply`.
+-- For the real one: take base_url, auth_url and authorize_url away, name your database, map your own
+-- fields, and give the real token. A running daemon takes up a changed row within a second. Run this
+-- file as often as you like. config/copernica.toml says the same for `syncd apply`.
 --
 -- Copernica takes one contact a request, and bills requests: a first fill costs two a contact.
 -- syncd makes its own fields there: the key field, a mark beside it (<key_field>_off) and, where
@@ -32,7 +32,8 @@ insert into syncd.destination (
     'default',
 
     -- The secret's name. Its value is JSON: {"access_token": …}, made in the dashboard, and, if you
-    -- like, "expires_on": "2027-01-31" (a token never expires by itself). Looked for in the file
+    -- like, "expires_on": "2027-01-31" (a token never expires by itself); or, for `syncd authorize`,
+    -- which adds the token: {"client_id": …, "client_secret": …}. Looked for in the file
     -- $CREDENTIALS_DIRECTORY/copernica, then in the variable SYNCD_SECRET_COPERNICA. It travels in
     -- addresses; syncd shows them nowhere, but a proxy of yours might log them (v4 has no such need).
     'copernica',
@@ -45,6 +46,10 @@ insert into syncd.destination (
         -- that sees it. Without it: https://authenticate.copernica.com.
         'auth_url', 'http://127.0.0.1:8803/authenticate',
 
+        -- The page that `syncd authorize` shows. Without it:
+        -- https://www.copernica.com/en/authorize.
+        'authorize_url', 'http://127.0.0.1:8803/en/authorize',
+
         -- Plain http to another host than this one: everything travels in the clear.
         -- 'allow_http', true,
 
@@ -55,7 +60,8 @@ insert into syncd.destination (
         -- The database's id, or its name.
         'database', 'Contacts',
 
-        -- The account's id, as `syncd check` shows it: a token of another account is refused.
+        -- The account's id, as `syncd check` shows it: a token of another account is refused. Without
+        -- it: the account that was read first.
         -- 'account', '34',
 
         -- The field that holds our contact ids; made (indexed) if it is not there.

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from syncd import account as accounts
 from syncd import meter, sql, wire
 from syncd import source as sources
 from syncd.compare import Compare
@@ -308,6 +309,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         claims=min(most, 3 if singly else 8),
         claim_size=claim_size(made.provider.traits, writes),
         learn=lambda: learn(made),
+        identify=lambda: accounts.identify(made),
         lists=lists,
         erasures=Erasures(pool, destination.name, made.adapter),
         reading=Reading(

@@ -168,7 +168,7 @@ class Backfill:
         while not flow.stop.is_set():
             if why := flow.stands_still:
                 part.leave(why)
-            elif await flow.read() and await flow.prepare():
+            elif await flow.is_same_account() and await flow.read() and await flow.prepare():
                 part.ready = True
                 return
             elif time.monotonic() > until:

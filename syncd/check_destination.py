@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
-from syncd import sql
+from syncd import account, sql
 from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits_of, options_of
+from syncd.check_people import sample
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError, Refused
 from syncd.faults import faults_of
 from syncd.model import Can, Finding, Meter
-from syncd.providers import Provider, provider
+from syncd.providers import LooksUpPeople, Provider, provider
 from syncd.schedule import parse
 from syncd.secrets import expiry
 from syncd.status_words import EXPIRES_SOON
@@ -33,7 +34,8 @@ class Known(NamedTuple):
     destination: Destination
     kind: type[Provider]
     options: Any
-    scope: str | None  # the account, in clear; None without a credential
+    scope: str | None  # what limits are counted by, in clear; None without a credential
+    account: str | None = None  # whose it is, as far as that is known
 
 
 async def check_row(app: App, d: Destination, told: Set[str]) -> tuple[list[Finding], Known | None]:
@@ -58,7 +60,8 @@ async def check_row(app: App, d: Destination, told: Set[str]) -> tuple[list[Find
     except ConfigError:
         return found, Known(d, kind, options, None)
     found += _expiry(d, expiry(credential), datetime.now(UTC).date())
-    return found, Known(d, kind, options, kind.scope(options, credential))
+    whose = account.named_in(kind, credential) or await app.pool.fetchval(sql.account.pinned, d.id)
+    return found, Known(d, kind, options, kind.scope(options, credential), whose)
 
 
 def _fault(d: Destination, line: str) -> Finding:
@@ -115,15 +118,34 @@ def _expiry(d: Destination, day: date | None, today: date) -> Iterator[Finding]:
 
 
 def check_scopes(known: Sequence[Known], chosen: Set[str]) -> Iterator[Finding]:
-    """Limits are counted by account: of several destinations the smallest hold."""
-    accounts: dict[tuple[str, str], list[Known]] = {}
+    """Limits are counted by scope: of several destinations the smallest hold. What is written is
+    the account's, whichever credential leads there."""
+    scopes: dict[tuple[str, str], list[Known]] = {}
     for one in known:
         if one.scope is not None:
-            accounts.setdefault((one.kind.name, one.scope), []).append(one)
-    for group in accounts.values():
-        if len(group) > 1 and any(one.destination.name in chosen for one in group):
+            scopes.setdefault((one.kind.name, one.scope), []).append(one)
+    accounts: dict[tuple[str, str], list[Known]] = {}
+    for (name, scope), group in scopes.items():
+        told = next((one.account for one in group if one.account is not None), scope)
+        for one in group:
+            accounts.setdefault((name, one.account or told), []).append(one)
+        if _concerns(group, chosen):
             yield _limits(group)
+    for group in accounts.values():
+        if _concerns(group, chosen):
+            if len({one.scope for one in group}) > 1:
+                yield _several_ways(group)
             yield from _same_place(group)
+
+
+def _concerns(group: Sequence[Known], chosen: Set[str]) -> bool:
+    return len(group) > 1 and any(one.destination.name in chosen for one in group)
+
+
+def _several_ways(group: Sequence[Known]) -> Finding:
+    says = f"destinations {listed([one.destination.name for one in group])} fill one account"
+    remedy = "share the credential, too: then they share its limits"
+    return Finding("accounts", "warning", f"{says} by different credentials", remedy)
 
 
 def _limits(group: Sequence[Known]) -> Finding:
@@ -136,7 +158,8 @@ def _limits(group: Sequence[Known]) -> Finding:
             if len(set(said.values())) > 1 or 0 < len(said) < len(names):
                 who = min(said, key=lambda n: said[n])
                 holds.append(f"{name} {what} {said[who]:g} of {who}")
-    says = f"destinations {listed(names)} share one account"
+    one_account = len({one.account for one in group}) == 1
+    says = f"destinations {listed(names)} share one {'account' if one_account else 'quota'}"
     if not holds:
         return Finding("accounts", "ok", f"{says}, and its limits")
     remedy = "set the same limits for all of them, or leave them out"
@@ -169,6 +192,10 @@ async def check_account(
             told = [*await made.adapter.check()]
             if made.provider.traits.can & Can.FIELDS and all(f.level != "error" for f in told):
                 told += await made.adapter.check_fields([f.name for f in made.desired.fields])
+            if isinstance(made.adapter, LooksUpPeople) and all(f.level != "error" for f in told):
+                told += await made.adapter.check_people(await sample(made))
+            if all(f.level != "error" for f in told) and (differs := await account.look(made)):
+                told.append(differs)
             found = [replace(f, subject=f"{name}: {f.subject}") for f in told]
             if not any(f.level == "error" for f in found):
                 found.append(await _learned(made, probe))

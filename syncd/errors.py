@@ -9,6 +9,7 @@ SyncdError
     ├── Ambiguous      the request left, the answer was lost
     ├── Refused        credentials or permission: a person is needed
     ├── Misconfigured  wrong path, host or account settings: a person is needed
+    │   └── OtherAccount  the credential is of another account than the destination's
     └── Unintelligible the provider answered outside its own contract
 
 A single bad record is never an exception: it is an `Outcome` (see `syncd.model`).
@@ -82,6 +83,10 @@ class Misconfigured(ProviderError):
 
     exit_code = 78
     needs_a_person = True
+
+
+class OtherAccount(Misconfigured):
+    """The credential works, and is of another account than the one this destination fills."""
 
 
 class Unintelligible(ProviderError):

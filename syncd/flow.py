@@ -21,7 +21,7 @@ from syncd.control import Destination
 from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
-from syncd.errors import Fenced, ProviderError, Transient, Unintelligible
+from syncd.errors import Fenced, OtherAccount, ProviderError, Transient, Unintelligible
 from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass, may_send_directly
 from syncd.journal import Claim, Journal, Settled
@@ -106,6 +106,7 @@ class Flow:
         claims: int,
         claim_size: int | None = None,
         learn: Callable[[], Awaitable[None]],
+        identify: Callable[[], Awaitable[None]],
         lists: Lists,
         erasures: Erasures,
         reading: Reading,
@@ -121,6 +122,7 @@ class Flow:
         self.claims = claims
         self.claim_size = claim_size or rules.traits.batch
         self.learn = learn
+        self.identify = identify
         self.lists = lists
         self.erasures = erasures
         self.reading = reading
@@ -181,11 +183,22 @@ class Flow:
 
     async def prepare(self) -> bool:
         """Read a new destination before its first write, and learn what its account is like."""
-        if self.stands_still is not None or not (await self._was_read() or await self.read()):
+        if self.stands_still is not None or not await self.is_same_account():
+            return False
+        if not (await self._was_read() or await self.read()):
             return False
         if not (await self._was_scanned() or await self.scan_first()):
             return False
         return await self._asked(self.learn) and await self.keep_lists()
+
+    async def is_same_account(self) -> bool:
+        """Before anything is read: another account behind the credential is none of ours."""
+        try:
+            await self.identify()
+        except (ProviderError, Fenced) as error:
+            await self._failed([_put_off(error)])
+            return False
+        return True
 
     async def keep_lists(self, *, look_only: bool = False) -> bool:
         """Bring the lists in step before the contacts in them; False when the provider failed."""
@@ -472,21 +485,25 @@ class Flow:
 
     async def _halt(self, refusal: ProviderError) -> None:
         """Stop the destination, unless a fresh probe says that it was this request alone."""
-        try:
-            findings = await self.push.adapter.check()
-        except ProviderError as error:
-            if not error.needs_a_person:
-                return
-            refusal = error
-        else:
-            errors = [one for one in findings if one.level == "error"]
-            if not errors:
-                return
-            refusal = type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
+        probed = refusal if isinstance(refusal, OtherAccount) else await self._probed(refusal)
+        if probed is None:
+            return
+        refusal = probed
         self.tally.failure = refusal
         self.destination = replace(self.destination, halted=refusal.reason)
         if await self._write_halt(refusal.reason):
             log.error("destination halted", reason=refusal.reason)
+
+    async def _probed(self, refusal: ProviderError) -> ProviderError | None:
+        """The refusal in the words of a fresh probe; None where that found nothing wrong."""
+        try:
+            findings = await self.push.adapter.check()
+        except ProviderError as error:
+            return error if error.needs_a_person else None
+        errors = [one for one in findings if one.level == "error"]
+        if not errors:
+            return None
+        return type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
 
     async def _write_halt(self, reason: str) -> bool:
         pool, me = self.planner.pool, self.destination.id

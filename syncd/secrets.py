@@ -156,6 +156,18 @@ class Secrets:
         sealed = self._seal().encrypt(value.encode())
         await self._table().execute(sql.secret.keep, name, sealed)
 
+    def check_sealable(self, name: str) -> None:
+        """ConfigError unless what `set` keeps under this name would be what `get` gives out."""
+        _check_name(name)
+        self._seal()
+        folder = self._environ.get("CREDENTIALS_DIRECTORY", "")
+        file = str(Path(folder) / name) if self._file(name) else ""
+        if before := file or (variable(name) if self._environ.get(variable(name)) else ""):
+            raise ConfigError(
+                f"secret {name!r}: {before} holds it, and would hide what is sealed in the table:"
+                f" take it away there (`syncd secret set {name}` keeps it in the table)"
+            )
+
     async def remove(self, name: str) -> bool:
         """Take it out of the table; False if it was not there."""
         _check_name(name)

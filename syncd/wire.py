@@ -151,17 +151,26 @@ class HttpWire:
 
     async def _exchange(self, asks: Exchange, meter: str) -> Pass:
         """The credential for a pass, from the one other host that may see it."""
+        key, seconds = await self.exchanged(asks, meter, "options.auth_url")
+        return Pass(key, time.monotonic() + seconds)
+
+    async def exchanged(self, asks: Exchange, meter: str, option: str) -> tuple[Any, float]:
+        """Ask once, unsigned, what brings its own credential; returns what `asks.read` does.
+
+        option: what a fault calls the address. A target of '/' is the address itself.
+        """
         request = replace(asks.request, meter=meter, repeatable=True)
-        base = checked_base(asks.base, self._options.allow_http, "options.auth_url")
+        url = checked_base(asks.base, self._options.allow_http, option)
+        if request.target != "/":
+            url = URL(str(url).rstrip("/") + request.target, encoded=True)
         async with self._permits.permit(meter):
-            peer = self._peer_at(base)
-            target = base.raw_path_qs
+            peer, target = self._peer_at(url), url.raw_path_qs
             answer = await self._sent(peer, target, request.headers, request, request)
-        if fault := by_status(request, answer, "the credential was not exchanged for a pass"):
+        if fault := by_status(request, answer, "the credential was not exchanged"):
             fault.after, fault.status = retry_after(answer.headers), answer.status
             raise fault
-        key, seconds = asks.read(answer)
-        return Pass(key, time.monotonic() + seconds)
+        key: tuple[Any, float] = asks.read(answer)
+        return key
 
     def _completed(self, request: Request) -> Request:
         """With all that only the credential and the base address know."""

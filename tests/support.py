@@ -246,7 +246,7 @@ class World:
         return Flow(
             hand.destination, hand.planner, hand.journal, hand.push, hand.rules, hand.reader,
             lists=lists, erasures=Erasures(self.pool, hand.destination.name, adapter),
-            poll=0.05, window=5000, claims=4, learn=learn, reading=reading,
+            poll=0.05, window=5000, claims=4, learn=learn, identify=learn, reading=reading,
         )  # fmt: skip
 
 

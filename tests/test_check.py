@@ -352,6 +352,56 @@ async def test_an_address_that_would_show_the_credentials(at: Desk) -> None:
     assert "plain http to api.example.com" in errors(await findings())[0]
 
 
+async def test_fifty_who_are_to_be_made_are_looked_up_by_address(at: Desk) -> None:
+    """By way of the mapping: those who are there already, and those who said no, are left out."""
+    await at.destination()
+    await at.contacts(*(f"c{n:03d}" for n in range(60)))
+    await at.pool.execute("update syncd.contact set subscribed = false where id = 'c000'")
+    await at.pool.execute(
+        "insert into syncd.mirror (destination_id, contact_id, email, subscribed, state)"
+        " select id, 'c001', 'c001@x.test', true, 'here' from syncd.destination"
+    )
+    before = at.box.snapshot()["by_path"].get("/1/profile.json", 0)
+
+    found = about(await findings(), "were looked up")
+
+    assert (found.level, found.says.split()[0]) == ("ok", "50")
+    assert at.box.snapshot()["by_path"]["/1/profile.json"] - before == 50
+
+
+async def test_who_is_known_there_as_somebody_else_is_warned_of(at: Desk) -> None:
+    await at.destination("first")
+    await at.contacts("ann", "bob")
+    await at.settle()
+    await at.pool.execute("update syncd.contact set id = 'new-' || id")
+    await at.destination("second")
+
+    found = about(await findings("second"), "were looked up")
+
+    assert (found.level, "2 are known there" in found.says) == ("warning", True)
+    assert exit_code(await findings("second")) == 0
+
+
+async def test_they_are_adopted_by_address_and_stay_so(at: Desk) -> None:
+    await at.destination("first")
+    await at.contacts("ann", "bob")
+    await at.settle()
+    await at.pool.execute("update syncd.destination set paused = true")
+    await at.pool.execute("update syncd.contact set id = 'new-' || id")
+    await at.destination("second", options={"adopt": "email"})
+
+    await at.settle(names=["second"])
+    await at.pool.execute("update syncd.contact set first_name = 'Zoë' where id = 'new-ann'")
+    await at.settle(names=["second"])
+
+    there = at.box.snapshot()["profiles"]
+    assert {one: held["properties"]["First Name"] for one, held in there.items()} == {
+        "ann": "Zoë",
+        "bob": "Bob",
+    }
+    assert at.box.snapshot()["violations"] == []
+
+
 async def test_destinations_that_share_an_account(at: Desk) -> None:
     await at.destination("a", per_second=5)
     await at.destination("b")

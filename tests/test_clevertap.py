@@ -945,6 +945,22 @@ async def test_find_by_address_adopts_only_the_same_address(desk: Desk) -> None:
     assert desk.records(-1)[0]["identity"] == "app-7"
 
 
+async def test_a_no_that_is_seen_while_adopting_is_taken_and_nothing_is_sent(desk: Desk) -> None:
+    """Newer consent goes past it; where nothing is adopted, nobody looks."""
+    data = {"MSG-email": False}
+    desk.profiles["email=ann%40example.org"] = {
+        "identity": "app-7", "email": "ann@example.org", "profileData": data,
+    }  # fmt: skip
+    change = put(person("ann@example.org"), id="ann")
+    async with adapter(desk, adopt="email") as tap:
+        outcomes = await tap.push([change])
+        assert not [one for one in desk.asked if "upload" in one]
+        await tap.push([change._replace(resubscribe=True)])
+
+    assert outcomes == [OptedOut(evidence={"MSG-email": False})]
+    assert desk.records(-2)[0]["identity"] == "app-7"  # the last one marks the address
+
+
 async def test_find_tells_a_no_where_it_can_be_seen_and_merged_identities(desk: Desk) -> None:
     desk.profiles["identity=b"] = {"identity": "[a b]", "profileData": {"MSG-email": False}}
     async with adapter(desk) as tap:

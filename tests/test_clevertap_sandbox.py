@@ -220,6 +220,57 @@ async def test_adoption_by_address_makes_no_second_profile_and_shares_none(box: 
     assert not held(box)["app-7"]["mailable"]
 
 
+async def test_whoever_is_there_is_looked_up_before_one_is_made_where_addresses_are_adopted(
+    box: Handle,
+) -> None:
+    """Also contacts whose record needs no thought. A no that cannot be seen there still stands."""
+    async with adapter(box) as tap:
+        await tap.push([put("app-7", person("ann@example.org")), put("app-8", person("b@x.org"))])
+    box.act("unsubscribe_profile", identity="app-8")
+    changes = [
+        put("c1", person("Ann@example.org", First_Name="Ann")),
+        put("c2", person("b@x.org")),
+        put("c3", person("cyd@example.org", First_Name="Cyd")),
+    ]
+    async with adapter(box, adopt="email") as tap:
+        outcomes = await tap.push(changes)
+        again = changes[0]._replace(
+            want=person("ann@example.org", First_Name="Anna"),
+            was=changes[0].want,
+            remote={"identity": "app-7"},
+            may_create=False,
+        )
+        before = box.state.ledger.requests
+        await tap.push([again])
+        assert box.state.ledger.requests == before + 1  # known by now: no look-up
+
+    assert outcomes[0] == Applied({"identity": "app-7"})
+    assert outcomes[1] == Applied({"identity": "app-8"})
+    assert isinstance(outcomes[2], Applied)
+    assert sorted(held(box)) == ["app-7", "app-8", "c3"]
+    assert held(box)["app-7"]["properties"]["First Name"] == "Anna"
+    assert not held(box)["app-8"]["mailable"]
+    assert box.snapshot()["duplicates"] == {}
+
+
+async def test_check_says_who_is_known_there_under_another_identity(box: Handle) -> None:
+    people = {"c1": "Ann@example.org", "c2": "bob@example.org", "c3": "no address", "c4": "d@x.org"}
+    async with adapter(box) as tap:
+        [none] = await tap.check_people(people)
+        await tap.push(
+            [put("app-7", person("ann@example.org")), put("c2", person("bob@example.org"))]
+        )
+        [some] = await tap.check_people(people)
+        assert await tap.check_people({}) == []
+    async with adapter(box, adopt="email") as tap:
+        assert await tap.check_people(people) == []
+
+    assert (none.level, some.level) == ("ok", "warning")
+    assert "3 addresses" in none.says
+    assert "1 are known there under other identities" in some.says
+    assert "adopt" in some.remedy
+
+
 async def test_opt_outs_are_read_back(box: Handle) -> None:
     async with adapter(box) as tap:
         await tap.push([put(n, person(f"{n}@example.org")) for n in ("a", "b", "c", "d", "e")])

@@ -102,7 +102,7 @@ def test_push_knows_no_http_and_no_concrete_provider() -> None:
                        *(f"syncd.providers.{name}" for name in providers()))  # fmt: skip
 
 
-ROOTS = re.compile(r"^(app|cli(\..*)?|__main__|check|demo(_.*)?)$")
+ROOTS = re.compile(r"^(app|cli(\..*)?|__main__|check|demo(\..*)?)$")
 """Commands that open the app themselves; whoever is only handed it names its type alone."""
 
 

@@ -237,7 +237,7 @@ def main() -> None:
         app(prog_name="syncd")
 
 
-_GROUPS = ("daemon", "transfer", "operate", "secret", "rehearse")
+_GROUPS = ("daemon", "transfer", "operate", "secret", "authorize", "rehearse")
 
 for _group in _GROUPS:  # each registers its commands with `app`; the help keeps this order
     if importlib.util.find_spec(f"syncd.cli.{_group}") is not None:

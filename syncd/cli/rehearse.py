@@ -19,6 +19,7 @@ from syncd import sandbox
 from syncd.app import on_signals
 from syncd.cli import Config, Json, command, console, print_json, settings_of
 from syncd.errors import ConfigError
+from syncd.secrets import variable
 
 
 @command(example="syncd sandbox --port 8800", name="sandbox")
@@ -96,17 +97,17 @@ async def _until_told(stage: demonstration.Stage, stream: object) -> None:
     """Print what can be tried, and wait for Ctrl-C; that is how this ends, so it is no fault."""
     told = asyncio.Event()
     out = console(stderr=stream is not None)
-    secrets = [f"SYNCD_SECRET_{name.upper()}" for name in demonstration.TITLES]
+    secrets = [variable(name) for name in demonstration.TITLES]
     with on_signals(lambda _: told.set(), signal.SIGINT, signal.SIGTERM):  # before it is told
         out.print(Text("\nIt goes on running. In another terminal:\n", "bold"))
         for line in (
             f"export SYNCD_DATABASE_URL='{stage.app.url}'",
             *(f"export {name}='{stage.app.environ[name]}'" for name in secrets),
             "syncd status",
-            "syncd explain person060@demo.example",
+            "syncd explain person063@demo.example",
             "syncd plan",
             "psql $SYNCD_DATABASE_URL -c \"update syncd.contact set city='Rio' where id='c0001'\"",
-            *(f"curl -s '{box.url}/_state?profiles=0'" for box in (stage.sandbox, stage.lists)),
+            *(f"curl -s '{box.url}/_state?profiles=0'" for box in stage.boxes.values()),
         ):
             out.print(Text(f"    {line}"), soft_wrap=True)
         out.print(Text("\nCtrl-C ends it, and removes it all.", "bold"))

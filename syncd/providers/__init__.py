@@ -123,6 +123,24 @@ class Exchange(NamedTuple):
     read: Callable[[Answer], tuple[Any, float]]
 
 
+class Owner(NamedTuple):
+    """The account that a credential is of. name: for people; '' where nobody tells."""
+
+    id: str
+    name: str = ""
+
+
+class Grant(NamedTuple):
+    """How a person grants a credential in a browser: OAuth 2.0's code flow.
+
+    page: the address to open; it sends the browser back with our state.
+    redeem: what to ask for the code that came back; `read` tells the keys of the credential.
+    """
+
+    page: str
+    redeem: Callable[[str], Exchange]
+
+
 class Pass(NamedTuple):
     """A key got for a credential, and until when (by the monotonic clock) it is used."""
 
@@ -223,6 +241,48 @@ class ExchangesCredentials(Protocol):
     @classmethod
     def exchange(cls, options: Any, credential: Any) -> Exchange | None:
         """What to ask, and of whom; None: the credential itself signs."""
+        ...
+
+
+@runtime_checkable
+class Authorizes(Protocol):
+    """An adapter whose credential can be granted in a browser, to an application of ours.
+
+    application_model: the keys that name the application; they may lie in the same secret.
+    """
+
+    application_model: ClassVar[type[Credential]]
+
+    @classmethod
+    def grant(cls, options: Any, application: Any, redirect_uri: str, state: str) -> Grant:
+        """The page for one attempt. Pure."""
+        ...
+
+
+@runtime_checkable
+class TellsOwner(Protocol):
+    """An adapter whose provider says whose account the credential is of."""
+
+    async def owner(self) -> Owner: ...
+
+
+@runtime_checkable
+class NamesAccount(Protocol):
+    """An adapter whose credential itself names the account."""
+
+    @classmethod
+    def account(cls, credential: Any) -> str:
+        """The name, which is kept as a hash."""
+        ...
+
+
+@runtime_checkable
+class LooksUpPeople(Protocol):
+    """An adapter whose key is ours, at a provider that may know people by other ones."""
+
+    async def check_people(self, people: Mapping[str, str]) -> Sequence[Finding]:
+        """Whether these (identity → address), who are to be made, are known there as others;
+        part of `check`."""
         ...
 
 

@@ -111,7 +111,12 @@ class Account:
             self.close("search", f"find_param {self._options.find_param!r} is ignored there")
             return None
         self.search = True
-        return same
+        return sorted(same, key=self._rank)
+
+    def _rank(self, record: Record) -> tuple[int, str]:
+        """The lowest id first, a number or not: of doubles it is the one that is kept."""
+        number = record_id(record, self._options) or ""
+        return len(number), number
 
     async def by_id(self, contact_id: str) -> Record | None:
         """One contact; None: it is not there, or contacts cannot be read by id (see `items`)."""

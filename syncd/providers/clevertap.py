@@ -40,6 +40,7 @@ from syncd.providers import Credential, KeyColumn, Options, Wire
 from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
+from syncd.providers import clevertap_people as people
 from syncd.providers.clevertap_translate import (
     SYSTEM,
     Draft,
@@ -131,6 +132,7 @@ class CleverTap:
             marker=options.marker_event,
             delete_works=bool(findings.get("delete_works")),
             negative_dates=bool(findings.get("negative_dates")),
+            adopts=options.adopt == "email",
         )
 
     @classmethod
@@ -143,6 +145,10 @@ class CleverTap:
     def scope(cls, options: CleverTapOptions, credential: CleverTapCredential) -> str:  # noqa: ARG003
         """Limits are counted per account (4)."""
         return credential.account_id.get_secret_value()
+
+    @classmethod
+    def account(cls, credential: CleverTapCredential) -> str:
+        return credential.account_id.get_secret_value().upper()
 
     @classmethod
     def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
@@ -235,13 +241,19 @@ class CleverTap:
         return outcomes
 
     async def _look_first(self, drafts: Sequence[Draft]) -> None:
-        """An upload would make a profile that must not be made: absent stays absent."""
+        """An upload would make a profile that must not be made: absent stays absent, and who is
+        there under another identity is taken as they are, a no of theirs included."""
         looked = await self.find([draft.change for draft in drafts])
         for draft, found in zip(drafts, looked, strict=True):
+            change, want = draft.change, draft.change.want
+            creates = change.may_create and want is not None and want.subscribed
             if found.remote is None:
-                draft.outcome, draft.mark = Absent("not there, and not to be created"), None
+                if not creates:
+                    draft.outcome, draft.mark = Absent("not there, and not to be created"), None
+            elif creates and found.opted_out is not None and not change.resubscribe:
+                draft.outcome, draft.mark = found.opted_out, None
             elif found.remote["identity"] != draft.identity:  # adopted under its own identity
-                fresh = drafted(draft.change._replace(remote=found.remote), self._rules)
+                fresh = drafted(change._replace(remote=found.remote), self._rules)
                 draft.identity, draft.records = fresh.identity, fresh.records
                 draft.remote = {**found.remote, **(fresh.remote or {})}
 
@@ -255,8 +267,7 @@ class CleverTap:
             person = change.want or change.was
             address = person.email if person and not email_fault(person.email) else ""
             record = await self._profile("email", address) if address else None
-            if str((record or {}).get("email", "")).lower() != address.lower():
-                record = None
+            record = record if people.is_of(record, address) else None
         known = answers.identities(record.get("identity")) if record else []
         if record is None or (self._options.adopt == "email" and not known):
             return Found(None)
@@ -264,6 +275,19 @@ class CleverTap:
         flag = (record.get("profileData") or {}).get("MSG-email")
         no = OptedOut(evidence={"MSG-email": False}) if flag is False else None
         return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+
+    async def check_people(self, told: Mapping[str, str]) -> Sequence[Finding]:
+        """Where profiles are taken by identity alone: who has one under another."""
+        if self._options.adopt == "email":
+            return []
+        some = [pair for pair in told.items() if not email_fault(pair[1])]
+        try:
+            records = await _side_by_side(lambda pair: self._profile("email", pair[1]), some)
+        except ProviderError as err:
+            says = f"nobody could be looked up by address: {err.reason}"
+            return [Finding("adoption", "warning", says, "let the passcode read profiles")]
+        strange = [people.is_stranger(r, *pair) for r, pair in zip(records, some, strict=True)]
+        return people.told(len(some), sum(strange))
 
     async def _profile(self, key: str, value: str) -> Mapping[str, Any] | None:
         target = f"{answers.PROFILE}?{key}={quote(value, safe='')}"

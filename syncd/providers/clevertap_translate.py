@@ -40,6 +40,7 @@ class Rules:
     marker: str | None = None
     delete_works: bool = False
     negative_dates: bool = False
+    adopts: bool = False  # profiles are looked for by address before one is made
 
 
 @dataclass(slots=True)
@@ -87,6 +88,8 @@ def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
     if want is None or change.was is not None or not (change.may_create and want.subscribed):
         return None
     if change.remote or change.doubtful or rules.marker or not change.contact_id.isalnum():
+        return None
+    if rules.adopts:
         return None
     data: dict[str, Any] = {**want.fields}
     make_name = _plain_names(tuple(data), rules.lists_property)
@@ -169,7 +172,8 @@ def _put(draft: Draft, rules: Rules) -> None:
         draft.mark = (address, "Resubscribe" if resubscribes else "Unsubscribe")
     elif want.subscribed and was is not None and not was.subscribed:
         draft.lacking.append("subscription: still off there, no leave to turn it on")
-    draft.looks_first = was is None and not (change.may_create and want.subscribed)
+    creates = change.may_create and want.subscribed
+    draft.looks_first = was is None and (rules.adopts or not creates)
     _put_lists(draft, want, data, rules)
     _put_marker(draft, rules)
 

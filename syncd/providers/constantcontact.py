@@ -159,6 +159,11 @@ class ConstantContact:
         return credential.api_key.get_secret_value()
 
     @classmethod
+    def account(cls, credential: ConstantContactCredential) -> str:
+        """It is in every address (1)."""
+        return credential.username.lower()
+
+    @classmethod
     def meters(cls, options: ConstantContactOptions) -> Mapping[str, Meter]:  # noqa: ARG003
         """One for everything, challenges included."""
         return cls.traits.meters

@@ -12,9 +12,9 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from syncd.errors import Indivisible, Misconfigured, ProviderError
 from syncd.model import (
@@ -33,7 +33,7 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, Exchange, KeyColumn, Options, Wire
+from syncd.providers import Credential, Exchange, Grant, KeyColumn, Options, Owner, Wire
 from syncd.providers import copernica_answers as answers
 from syncd.providers import copernica_sign as signing
 from syncd.providers.copernica_alive import Alive
@@ -46,6 +46,7 @@ from syncd.providers.copernica_translate import clock
 
 OVERLAP = timedelta(hours=3)  # of readings: an hour comes twice when summer ends (4)
 HOST = "https://api.copernica.com"
+AUTHORIZE = "https://www.copernica.com/en/authorize"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 _SAFE = re.compile(r"https://[^/\s?#@]+|http://(localhost|127\.[\d.]+|\[::1\])(:\d+)?(/|$)")
@@ -62,8 +63,10 @@ class CopernicaOptions(Options):
     list_prefix: str = "list_"
     interest_group: str = Field(default="syncd", min_length=1)
     subscribed_values: Mapping[str, str] = Field(default_factory=dict)
-    account: str = ""
-    auth_url: str = "https://authenticate.copernica.com"
+    # Where credentials come from is nothing that contacts are sent anew for.
+    account: str = Field(default="", exclude=True)
+    auth_url: str = Field(default="https://authenticate.copernica.com", exclude=True)
+    authorize_url: str = Field(default=AUTHORIZE, exclude=True)
 
     @field_validator("key_field", "list_prefix")
     @classmethod
@@ -78,10 +81,10 @@ class CopernicaOptions(Options):
             raise ValueError("lists_as: v1 cannot rename or delete interests; use 'field', or v2")
         if self.key_field.lower().startswith(self.list_prefix.lower()):
             raise ValueError("list_prefix: the key field would look like a list")
-        if not _SAFE.match(self.auth_url) and not (
-            self.allow_http and self.auth_url.startswith("http://")
-        ):
-            raise ValueError("auth_url: must be https, or on this machine")
+        for name in ("auth_url", "authorize_url"):
+            url = getattr(self, name)
+            if not _SAFE.match(url) and not (self.allow_http and url.startswith("http://")):
+                raise ValueError(f"{name}: must be https, or on this machine")
         return self
 
     @property
@@ -92,18 +95,30 @@ class CopernicaOptions(Options):
         return Ours(self.key_field, self.subscribed_values, prefix, self.interest_group)
 
 
+def _stripped(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if not text or not text.isprintable():
+        raise ValueError("is empty, or holds what no token does")
+    return SecretStr(text)
+
+
+Token = Annotated[SecretStr, AfterValidator(_stripped)]
+
+
+class CopernicaApplication(Credential):
+    """An application that the account's users let in: `syncd authorize` (2a)."""
+
+    client_id: str = Field(min_length=1)
+    client_secret: Token
+
+
 class CopernicaCredential(Credential):
-    """A token, made in the dashboard or by an application's users; it never expires."""
+    """A token, made in the dashboard or by `syncd authorize`; it never expires. The keys of the
+    application may lie beside it, for the next time."""
 
-    access_token: SecretStr
-
-    @field_validator("access_token")
-    @classmethod
-    def _stripped(cls, secret: SecretStr) -> SecretStr:
-        text = secret.get_secret_value().strip()
-        if not text or not text.isprintable():
-            raise ValueError("is empty, or holds what no token does")
-        return SecretStr(text)
+    access_token: Token
+    client_id: str | None = None
+    client_secret: Token | None = None
 
 
 class CopernicaPass(CopernicaCredential):
@@ -118,6 +133,7 @@ class Copernica:
     name: ClassVar[str] = "copernica"
     options_model: ClassVar[type[Options]] = CopernicaOptions
     credential_model: ClassVar[type[Credential]] = CopernicaCredential
+    application_model: ClassVar[type[Credential]] = CopernicaApplication
     traits: ClassVar[Traits] = Traits(
         batch=1,
         meters={METER: Meter(in_flight=4)},  # no limit is documented (4)
@@ -185,7 +201,7 @@ class Copernica:
     async def check(self) -> Sequence[Finding]:
         """Whose token it is, the database, how it unsubscribes, and what has been mapped so far."""
         try:
-            account = await self._identity()
+            account = " ".join(await self.owner()).strip()
             found = [Finding("credentials", "ok", f"accepted; account {account}")]
             database = await self._place.look(anew=True)
         except ProviderError as err:
@@ -217,19 +233,17 @@ class Copernica:
 
     async def learn(self) -> Learned | None:
         """Before the first write: whose account it is. Refuses another than `options.account`."""
-        return Learned({}, await self._identity())
+        return Learned({}, (await self.owner()).id)
 
-    async def _identity(self) -> str:
-        told = await self._calls.must_get("identity")
-        number = str(told.get("id") or told.get("ID") or "") if isinstance(told, Mapping) else ""
-        if not number:
-            raise Indivisible("the account does not tell its id")
+    async def owner(self) -> Owner:
+        """Whose account the token is of (2b). Refuses another than `options.account`."""
+        number, name = answers.identity(await self._calls.must_get("identity"))
         if self._options.account not in ("", number):
             raise Misconfigured(
                 f"the token is of account {number}, and options.account says "
                 f"{self._options.account}: nothing is sent to another account"
             )
-        return number
+        return Owner(number, name)
 
     # ── Push, find ──────────────────────────────────────────────────────────────────────────
 
@@ -330,6 +344,23 @@ class Copernica:
         return asks._replace(read=read)
 
     @classmethod
+    def grant(
+        cls,
+        options: CopernicaOptions,
+        application: CopernicaApplication,
+        redirect_uri: str,
+        state: str,
+    ) -> Grant:
+        """The code flow (2a). The token's address holds the secret, and is shown nowhere."""
+        client_id, secret = application.client_id, application.client_secret.get_secret_value()
+        keys = {"client_id": client_id, "client_secret": secret}
+        base, path = cls.base_url(options), f"/{options.version}/token"
+        return Grant(
+            signing.authorize_page(options.authorize_url, client_id, redirect_uri, state),
+            lambda code: signing.redeem(base, path, keys, redirect_uri, code),
+        )
+
+    @classmethod
     def sign(cls, credential: CopernicaCredential, request: Request) -> Mapping[str, str]:  # noqa: ARG003
         if isinstance(credential, CopernicaPass):
             return {"Authorization": f"Bearer {credential.jwt.get_secret_value()}"}
@@ -373,6 +404,7 @@ def _remedy(err: ProviderError) -> str:
     if not err.needs_a_person:
         return "try again later"
     return (
-        "authorize again, or have a token made in the dashboard (an ordinary token is good for v1"
-        " to v3, one for v4 only for nothing else); compare options.database, .account, .base_url"
+        "authorize again (`syncd authorize`), or have a token made in the dashboard (an ordinary"
+        " token is good for v1 to v3, one for v4 only for nothing else); compare options.database,"
+        " .account, .base_url"
     )

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from syncd.errors import Ambiguous, Misconfigured, ProviderError, Refused, Transient
+from syncd.errors import Ambiguous, Indivisible, Misconfigured, ProviderError, Refused, Transient
 from syncd.model import Answer, Request
 from syncd.redact import SHOWN, redacted
 
@@ -106,6 +106,12 @@ def message_of(body: Any) -> str | None:
     return str(error) if error else None
 
 
+def parsed_message(body: bytes) -> str | None:
+    """The message of an error as it may be shown; None: the body is none."""
+    message = message_of(_parsed(body))
+    return None if message is None else _shown(message)
+
+
 def _shown(message: str) -> str:
     return redacted(message)[:SHOWN]
 
@@ -150,6 +156,17 @@ class Profile:
 
     def get(self, name: str) -> str:
         return self.fields.get(name, "")
+
+
+def identity(told: Any) -> tuple[str, str]:
+    """The account's id, and what it is called there."""
+    known = told if isinstance(told, Mapping) else {}
+    number = _text(known.get("id") or known.get("ID"))
+    if not number:
+        raise Indivisible("the account does not tell its id")
+    name, company = _text(known.get("name")), _text(known.get("company"))
+    both = f"{name} ({company})" if name and company else name or company
+    return number, "".join(one for one in both if one.isprintable())[:SHOWN]
 
 
 def profile(told: Any) -> Profile:

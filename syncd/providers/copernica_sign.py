@@ -1,4 +1,5 @@
-"""Copernica's credential on a request: in the address (v1 to v3), or a JWT in a header (v4).
+"""Copernica's credential on a request: in the address (v1 to v3), or a JWT in a header (v4); and
+how it is granted: the code flow.
 
 Pure. Reference, section 2.
 """
@@ -7,17 +8,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import orjson
 
-from syncd.errors import Refused, Transient
+from syncd.errors import Refused, Transient, Unintelligible
 from syncd.model import Answer, Request
 from syncd.providers import Exchange
+from syncd.providers.copernica_answers import parsed_message
 
 RENEW_BEFORE = 3600.0  # seconds: a JWT is good for 24 hours, and renewed after about 23
 WITHOUT_EXP = 23 * 3600.0
+
+_TOLD = re.compile(r"[\"']?access_token[\"']?\s*:\s*[\"']([^\"'\s]+)[\"']")  # as the docs print it
 
 
 def with_token(target: str, token: str) -> str:
@@ -56,3 +62,35 @@ def _good_for(jwt: str) -> float:
     except (binascii.Error, ValueError, KeyError, TypeError):
         return WITHOUT_EXP
     return left - RENEW_BEFORE if left > 2 * RENEW_BEFORE else left / 2
+
+
+# ── Granted in a browser (2a) ───────────────────────────────────────────────────────────────
+
+
+def authorize_page(url: str, client_id: str, redirect_uri: str, state: str) -> str:
+    """Where somebody of the account lets the application in. `scope` does not exist there."""
+    known = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
+    return f"{url}?{_query({**known, 'response_type': 'code'})}"
+
+
+def redeem(
+    base: str, path: str, application: Mapping[str, str], redirect_uri: str, code: str
+) -> Exchange:
+    """What is asked for the code; `redirect_uri` is that of the page, byte for byte."""
+    known = {**application, "redirect_uri": redirect_uri, "code": code}
+    return Exchange(base, Request("GET", f"{path}?{_query(known)}"), read_token)
+
+
+def read_token(answer: Answer) -> tuple[Mapping[str, str], float]:
+    """The token; it never expires. No fault quotes anything but the provider's message."""
+    text = answer.body.decode("utf-8", "replace")
+    if (message := parsed_message(answer.body)) is not None or answer.status >= 400:
+        said = message or "without a reason"
+        raise Refused(f"no token was given: {said}", status=answer.status)
+    if (found := _TOLD.search(text)) is None:
+        raise Unintelligible("the answer holds no access_token", status=answer.status)
+    return {"access_token": found[1]}, float("inf")
+
+
+def _query(known: Mapping[str, str]) -> str:
+    return "&".join(f"{name}={encoded(value)}" for name, value in known.items())

@@ -2,7 +2,7 @@
 
 What the reference leaves open is an option (`Limits`). Its real mistakes are kept: unknown names
 are dropped, conditions it cannot read match everything, an update of a deleted profile is a
-success. v4's JWT is given by `POST /authenticate`.
+success. v4's JWT is given by `POST /authenticate`; `/en/authorize` is the page of the code flow.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from syncd.sandbox import copernica_app
 from syncd.sandbox.call import Answer, Call, answered
 from syncd.sandbox.copernica_account import Account, Profile, Refused
 from syncd.sandbox.copernica_database import Definitions
+from syncd.sandbox.copernica_oauth import PAGE, Door
 from syncd.sandbox.copernica_profiles import Profiles
 from syncd.sandbox.meters import Meter
 from syncd.sandbox.standin import Options, StandIn
 
 TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"  # noqa: S105  of nobody's account
+CLIENT, SECRET = "syncd-rehearsal", "s3cr3t/+= x"
 VERSIONED = re.compile(r"/(v[1-4])(/.*?)/?")
 D = r"/database/([^/]+)"
 FORM = "application/x-www-form-urlencoded"
@@ -37,6 +39,9 @@ class Limits(Options):
 
     tokens: dict[str, Literal["any", "v4"]] = {TOKEN: "any"}  # noqa: RUF012  pydantic copies it
     account: str = "34"
+    applications: dict[str, str] = {CLIENT: SECRET}  # noqa: RUF012  likewise
+    answers_as: Literal["json", "documented"] = "json"  # the documents print a token without quotes
+    code_seconds: float = 600.0
     in_flight: int | None = None  # neither limit is published, so no rate is a breach
     per_second: float | None = None
     v1_page_cap: int = Field(default=100, ge=1)
@@ -62,7 +67,11 @@ class Copernica(StandIn):
     """The stand-in: who may call, in which version, and what."""
 
     provider: ClassVar[str] = "copernica"
-    demo: ClassVar[dict[str, str]] = {"access_token": TOKEN}
+    demo: ClassVar[dict[str, str]] = {
+        "access_token": TOKEN,
+        "client_id": CLIENT,
+        "client_secret": SECRET,
+    }
     options: ClassVar[type[Options]] = Limits
 
     def clear(self) -> None:
@@ -73,6 +82,7 @@ class Copernica(StandIn):
         said = limits.unsubscribed if limits.behaviour == "update" else {}
         self.data = Account(first, {"behavior": limits.behaviour, "fields": dict(said)})
         self.passes: set[str] = set()
+        self.door = Door(self)
         around, profiles = Definitions(self), Profiles(self)
         table: list[tuple[str, str, Callable[..., Answer]]] = [
             ("GET", "/identity", around.identity),
@@ -113,7 +123,11 @@ class Copernica(StandIn):
         """Check who calls and how, then carry it out."""
         if call.path == "/authenticate":
             return self._authenticate(call)
+        if page := PAGE.fullmatch(call.path):
+            return self.door.page(call, page[1])
         found = VERSIONED.fullmatch(call.path)
+        if found is not None and found[2] == "/token":
+            return self.door.token(call, apply)
         if found is None:
             self.ledger.violate(call, "unknown path", f"{call.method} {call.path}")
             return self.failed(400, "Invalid request, element 1 is missing in '' path")
@@ -133,7 +147,7 @@ class Copernica(StandIn):
         if call.method != "POST" or call.headers.get("Content-Type", "") != FORM:
             self.ledger.violate(call, "authenticate", "not a form that is posted")
         token = "".join(parse_qs(call.body.decode("utf-8", "replace")).get("access_token", []))
-        if token not in self.limits.tokens:
+        if token not in self.tokens:
             return self.failed(400, "Invalid access token")
         until = int(time.time()) + self.limits.pass_seconds
         parts = ({"alg": "RS256"}, {"exp": until, "n": len(self.passes) + call.number})
@@ -150,7 +164,12 @@ class Copernica(StandIn):
         if header or len(tokens) != 1:
             self.ledger.violate(call, "token", f"{len(tokens)} in the address; header: {header}")
             return False
-        return bool(self.limits.tokens.get(tokens[0]) == "any")
+        return self.tokens.get(tokens[0]) == "any"
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Those that are good now: made by hand, and granted to applications."""
+        return {**self.limits.tokens, **dict.fromkeys(self.door.granted, "any")}
 
     def _look_at_head(self, call: Call) -> None:
         kind = call.headers.get("Content-Type", "").partition(";")[0].strip().lower()

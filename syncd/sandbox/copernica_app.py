@@ -30,6 +30,7 @@ class Deed(BaseModel):
         "set_unsubscribe",
         "add_interest",
         "expire_passes",
+        "revoke",
     ]
     email: str = ""
     profile: int | None = None
@@ -70,6 +71,9 @@ def _defined(copernica: Copernica, deed: Deed) -> dict[str, Any]:
         case "add_interest":
             return {"interest": data.add_interest(deed.name, deed.group)}
         case "expire_passes":
+            copernica.passes.clear()
+        case "revoke":  # whoever let the applications in has had enough of them
+            copernica.door.granted.clear()
             copernica.passes.clear()
         case _:
             for profile in _people(copernica, deed):
