@@ -1,6 +1,6 @@
 -- name: destinations
 -- `news`: the feed holds something that no pass has looked at yet.
-select d.id, d.name, d.provider, d.source, d.paused, d.halted,
+select d.id, d.name, d.provider, d.source, d.paused, d.halted, d.created_at,
        f.owes_full, f.position is null as never_planned, f.planned_at, f.read_at,
        f.here + coalesce((select sum(t.n) from syncd.tally t
                            where t.destination_id = d.id and t.kind = 'here'), 0)::bigint as here,

@@ -35,6 +35,8 @@ FLAGS = {
     Can.REPEAT: "may be sent the same again after a lost answer",
     Can.SORTS_DOUBT: "sorts out by itself what a lost answer left in doubt",
     Can.ERASE: "erases, and says what is left",
+    Can.WHOLE: "lets single contacts be read whole",
+    Can.COMPARE: "lets an audit compare fields",
     Can.FIELDS: "says which fields it has",
     Can.LEARNS: "is found out about while it is used",
 }

@@ -41,7 +41,7 @@ class Absence:
     async def judge(self) -> int:
         """Opt out, or hold, whoever is absent by now; returns how many were opted out."""
         await self.pool.execute(sql.absence.drop_empty, self._me)
-        allowed = await self._allowed()
+        allowed = await self.allowed()
         rows = await self.pool.fetch(sql.absence.candidates, self._me, max(allowed, 0) + 1)
         if not rows:
             return 0
@@ -52,7 +52,7 @@ class Absence:
         ids = [row["contact_id"] for row in rows if row["contact_id"] not in there]
         return await transact(self.pool, lambda c: self._write(c, ids, sorted(there)))
 
-    async def _allowed(self) -> int:
+    async def allowed(self) -> int:
         """How many more may vanish today; below zero where a plan is held already."""
         room = await self.pool.fetchrow(sql.plan.room, self._me, "vanish")
         assert room is not None

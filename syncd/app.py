@@ -19,10 +19,15 @@ from syncd.control import Destination
 from syncd.db import Pool
 from syncd.errors import ConfigError, Fenced
 from syncd.flow import first_of
+from syncd.health import Health
+from syncd.metrics import Metrics
+from syncd.observer import NOBODY, Observer
 from syncd.outcomes import backoff
 from syncd.secrets import Secrets, sealing_keys
 from syncd.serve import Service
+from syncd.service import watched
 from syncd.settings import Settings
+from syncd.web import listening
 from syncd.worker import Worker
 
 log = structlog.get_logger()
@@ -42,6 +47,7 @@ class App:
     pool: Pool
     secrets: Secrets
     environ: Mapping[str, str]
+    observer: Callable[[str], Observer] = lambda _: NOBODY  # by destination
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
@@ -65,9 +71,17 @@ class App:
         destination: Destination,
         everyone: Sequence[Destination],
         worker: Worker | None = None,
+        observer: Observer = NOBODY,
     ) -> AbstractAsyncContextManager[Assembled]:
         return assemble(
-            self.pool, self.settings, self.secrets, self.environ, destination, everyone, worker
+            self.pool,
+            self.settings,
+            self.secrets,
+            self.environ,
+            destination,
+            everyone,
+            worker,
+            observer,
         )
 
     async def destinations(self, names: Sequence[str] = ()) -> Sequence[Destination]:
@@ -117,19 +131,24 @@ async def run(
     where those are wrong, it says so and goes on with the old ones.
     """
     ended, leave = asyncio.Event(), asyncio.Event()
+    metrics = Metrics()
+    async with watched(os.environ if environ is None else environ) as health:
 
-    def told(number: int) -> None:
-        if number != signal.SIGHUP:
-            ended.set()
-        leave.set()
+        def told(number: int) -> None:
+            if number != signal.SIGHUP:
+                ended.set()
+            health.enter("reloading" if number == signal.SIGHUP else "stopping")
+            leave.set()
 
-    with on_signals(told, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        while not ended.is_set():
-            leave.clear()
-            async with opened(settings, environ) as app:
-                await _serve_through_outages(app, leave)
-            if reread is not None and not ended.is_set():
-                settings = _reread(settings, reread)
+        with on_signals(told, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            while not ended.is_set():
+                leave.clear()
+                async with opened(settings, environ) as app:
+                    app.observer = metrics.observer
+                    async with listening(app, health, metrics):
+                        await _serve_through_outages(app, leave, health)
+                if reread is not None and not ended.is_set():
+                    settings = _reread(settings, reread)
     log.info("stopped")
     return 0
 
@@ -144,14 +163,15 @@ def _reread(settings: Settings, reread: Callable[[], Settings]) -> Settings:
     return settings
 
 
-async def _serve_through_outages(app: App, leave: asyncio.Event) -> None:
+async def _serve_through_outages(app: App, leave: asyncio.Event, health: Health) -> None:
     """A database that goes away is said once, waited for with backoff, and found again."""
     failures = 0
     while not leave.is_set():
         began = time.monotonic()
         try:
-            await _serve(app, leave, failures)
+            await _serve(app, leave, failures, health)
         except* (*db.LOST, Fenced) as group:
+            health.enter("waiting for the database")
             failures = 1 if time.monotonic() - began > STEADY else failures + 1
             if failures == 1:
                 log.error("lost the database", error=_first(group))
@@ -165,7 +185,9 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _serve(app: App, leave: asyncio.Event, failures: int) -> None:
+async def _serve(app: App, leave: asyncio.Event, failures: int, health: Health) -> None:
     async with app.worker() as worker:
         log.info("the database is back" if failures else "serving", worker=worker.id)
-        await Service(app, worker, leave).run()
+        service = Service(app, worker, leave)
+        health.serve(service.flows)
+        await service.run()

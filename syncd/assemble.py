@@ -24,6 +24,7 @@ from syncd.flow import Flow
 from syncd.journal import Journal
 from syncd.lists import Lists
 from syncd.model import Can, Meter, Traits
+from syncd.observer import NOBODY, Observer
 from syncd.plan import Bounds, Planner
 from syncd.providers import Options, Provider, provider
 from syncd.push import Push
@@ -207,6 +208,7 @@ async def assemble(
     destination: Destination,
     everyone: Sequence[Destination],
     worker: Worker | None = None,
+    observer: Observer = NOBODY,
 ) -> AsyncIterator[Assembled]:
     """Put a destination together; ConfigError where its rows or secrets are wrong."""
     kind = provider(destination.provider)
@@ -235,6 +237,7 @@ async def assemble(
         timeout=settings.request_timeout_seconds,
         cap=settings.answer_cap_mb * 2**20,
         connections=settings.connections_per_destination,
+        observer=observer,
     )
     async with out:
         account = await pool.fetchrow(sql.scan.account, scope)
@@ -255,6 +258,7 @@ async def assemble(
         if worker is not None:
             made.flow = _flow(made, settings, worker, limits)
             made.flow.fingerprint = held.fingerprint
+            made.flow.observer, made.flow.answers = observer, out.requests.total
         try:
             yield made
         finally:

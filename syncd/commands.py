@@ -27,10 +27,19 @@ class NotServedYet(SyncdError):
 class Commands:
     """Takes open commands, one at a time, and writes down what came of them."""
 
-    def __init__(self, pool: Pool, worker_id: int, flows: Callable[[], Mapping[str, Flow]]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        worker_id: int,
+        flows: Callable[[], Mapping[str, Flow]],
+        begin_audit: Callable[[int, Sequence[str], int, bool], None],
+    ) -> None:
+        """begin_audit: takes a command's id, names, samples and whether to repair; it takes long,
+        and is finished by whoever carries it out, with `finish`."""
         self.pool = pool
         self.worker_id = worker_id
         self.flows = flows
+        self.begin_audit = begin_audit
 
     async def execute_all(self) -> None:
         """Execute every open command; a faulty one gets its fault as a result."""
@@ -39,15 +48,25 @@ class Commands:
                 result = await self._execute(row)
                 outcome = "done"
             except NotServedYet:
-                await self.pool.execute(sql.app.put_back_command, row["id"], self.worker_id)
+                await self.put_back(row["id"])
                 return  # another worker may take it; else this one, when its flows have started
             except SyncdError as error:
                 result, outcome = {"error": str(error)}, "failed"
-            text = orjson.dumps(result, default=str).decode()
-            await self.pool.execute(sql.app.finish_command, row["id"], outcome, text)
-            log.info("command", id=row["id"], kind=row["kind"], outcome=outcome)
+            if result is not None:
+                await self.finish(row["id"], row["kind"], outcome, result)
 
-    async def _execute(self, row: Row) -> Result:
+    async def finish(self, number: int, kind: str, outcome: str, result: Result) -> None:
+        """Write down what came of a command."""
+        text = orjson.dumps(result, default=str).decode()
+        await self.pool.execute(sql.app.finish_command, number, outcome, text)
+        log.info("command", id=number, kind=kind, outcome=outcome)
+
+    async def put_back(self, number: int) -> None:
+        """Let another worker take it, or this one later."""
+        await self.pool.execute(sql.app.put_back_command, number, self.worker_id)
+
+    async def _execute(self, row: Row) -> Result | None:
+        """None: it goes on, and is finished later."""
         names = [] if row["destination"] is None else [row["destination"]]
         found = [d.name for d in await control.destinations(self.pool, names)]
         args = orjson.loads(row["args"])
@@ -66,6 +85,12 @@ class Commands:
                 return {"dropped": n}
             case "lift":
                 return await self._lift(args, row["requested_by"])
+            case "audit":
+                samples, repair = args.get("sample", 3), args.get("repair", False)
+                if type(samples) is not int or samples < 0 or not isinstance(repair, bool):
+                    raise ConfigError("audit takes args.sample, a number, and args.repair, a truth")
+                self.begin_audit(row["id"], found, samples, repair)
+                return None
             case kind:
                 raise ConfigError(f"{kind!r} is not something this version can do on command")
 

@@ -44,9 +44,12 @@ def requests_for(changes: int, traits: Traits) -> int:
     return math.ceil(math.ceil(changes / traits.batch) * traits.requests_per_batch)
 
 
-def seconds_for(requests: int, limits: Mapping[str, Meter]) -> float:
-    """How long so many writes take under the first meter; a day for every daily quota needed."""
+def seconds_for(requests: int, limits: Mapping[str, Meter], reads: bool = False) -> float:
+    """How long so many requests take under the first meter, that of writes; *reads*: under the
+    meter called so, where there is one. A day for every daily quota needed."""
     meter = next(iter(limits.values()))
+    if reads:
+        meter = limits.get("read", meter)
     seconds = requests * ROUND_TRIP / (meter.in_flight or 16)
     if meter.per_second:
         seconds = max(seconds, requests / meter.per_second)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -27,6 +27,7 @@ from syncd.fullpass import Counts, FullPass, may_send_directly
 from syncd.journal import Claim, Journal, Settled
 from syncd.lists import Lists
 from syncd.model import Can
+from syncd.observer import NOBODY, Observer, Pulse
 from syncd.outcomes import handed_back
 from syncd.plan import Passed, Planner
 from syncd.push import Push, Pushed
@@ -61,11 +62,13 @@ class Tally:
     failure: ProviderError | None = None  # the last one, until a success
     planned: int = 0  # differences that passes found
 
-    def add(self, results: Sequence[Settled], created: int = 0) -> None:
+    def add(self, results: Sequence[Settled], created: int = 0) -> Counter[str]:
+        """Returns what was added, by outcome."""
         counted = Counter(one.outcome for one in results)
         counted["created"] += created
         for outcome, n in (+counted).items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + n
+        return +counted
 
 
 @dataclass(slots=True)
@@ -133,6 +136,11 @@ class Flow:
         self.stop = reading.stop = push.stop
         self.full: FullPass | None = None  # the one that runs
         self.fingerprint: str | None = None  # of the credential
+        self.observer: Observer = NOBODY
+        self.answers: Callable[[], int] = lambda: 0  # so many came from the provider
+        self.pulse = Pulse()
+        self._answered = 0  # of them: known to the pulse
+        self._pumping = False
         self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
         self.is_stuck = False  # the last pump gave up on rows that never get done
         self._busy = 0
@@ -157,6 +165,17 @@ class Flow:
         if halted is not None and not halted.startswith(CREATES):
             return halted
         return None
+
+    @property
+    def still(self) -> float:
+        """Seconds in which the pump has not moved: nothing was claimed, settled or answered, and
+        it did not find either that there is nothing to do, or that nothing may be sent."""
+        if not self._pumping:
+            return 0.0
+        if (answered := self.answers()) != self._answered:
+            self._answered = answered
+            self.pulse.beat()
+        return self.pulse.still
 
     def _current_rules(self) -> Rules:
         creates = (self.destination.halted or "").startswith(CREATES)
@@ -242,7 +261,8 @@ class Flow:
         """Read opt-outs back; False when the provider would not let us."""
         before = meter.purpose.set("read")
         try:
-            return await self._asked(self.reader.read)
+            with self._timed("opt_outs"):
+                return await self._asked(self.reader.read)
         finally:
             meter.purpose.reset(before)
 
@@ -299,7 +319,8 @@ class Flow:
         """A keyed pass if there is something new; when *rung*, without asking first."""
         if not rung and not await self.planner.anything_new():
             return Passed()
-        passed = await self.planner.keyed_pass()
+        with self._timed("keyed"):
+            passed = await self.planner.keyed_pass()
         self.tally.planned += passed.planned
         if passed.lists and self.stands_still is None:
             await self.keep_lists()
@@ -333,7 +354,8 @@ class Flow:
         )
         try:
             await self.keep_lists()
-            counts = await self.full.run()
+            with self._timed("full"):
+                counts = await self.full.run()
         finally:
             self.tally.planned += self.full.counts.sent + self.full.counts.planned
             self.full = None
@@ -342,16 +364,25 @@ class Flow:
             log.info("full pass done", looked_at=counts.looked_at, planned=counts.planned)
         return counts
 
+    @contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        """What is ended by an error took no time that means anything."""
+        began = time.monotonic()
+        yield
+        self.observer.passed(kind, time.monotonic() - began)
+
     # ── Push ────────────────────────────────────────────────────────────────────────────────
 
     async def pump(self, until_empty: bool) -> None:
         """Claim and send; the next claim and the last settlement overlap with what is in flight."""
         self._draining, self.is_stuck, still = until_empty, False, Standstill()
-        async with self._scanning(until_empty), asyncio.TaskGroup() as group:
+        async with self._scanning(until_empty), self._moving(), asyncio.TaskGroup() as group:
             while not self.stop.is_set():
                 self.bells.push.clear()
                 await self._keep_due_lists()
                 claim = await self._next_claim()
+                if claim is not None or not self._busy:
+                    self.pulse.beat()
                 if claim is None or not claim.taken:
                     if until_empty and not self._busy and await self._finished(still):
                         return
@@ -364,6 +395,16 @@ class Flow:
                     await self.look()  # what was released may have to be planned anew
                 if claim.taken < self.claim_size and not until_empty:
                     await self._rest(claim)  # there was no more than this: wait for a bell
+
+    @asynccontextmanager
+    async def _moving(self) -> AsyncIterator[None]:
+        """While it pumps somebody may ask when it last moved."""
+        self.pulse.beat()
+        self._pumping = True
+        try:
+            yield
+        finally:
+            self._pumping = False
 
     async def _keep_due_lists(self) -> None:
         """Now and then: contacts wait for a list whose making failed, or was put to a person."""
@@ -430,7 +471,8 @@ class Flow:
             pushed = await self.push.attempt(claim)
             results = await self._learn(pushed)
             lost = await self.journal.settle(claim, results)
-            self.tally.add(results)
+            self.pulse.beat()
+            self._counted(results)
             await self.erasures.note_sent(results)
             await self.reading.wait(pushed.waits)
             await self.reading.learn()
@@ -450,8 +492,12 @@ class Flow:
             return Pushed([handed_back(one) for one in fresh.entries()])
         pushed = await self.push.attempt_fresh(fresh)
         pushed.results = list(await self._learn(pushed))
-        self.tally.add(pushed.results, created=pushed.plain)
+        self._counted(pushed.results, created=pushed.plain)
         return pushed
+
+    def _counted(self, results: Sequence[Settled], created: int = 0) -> None:
+        for outcome, n in self.tally.add(results, created).items():
+            self.observer.settled(outcome, n)
 
     # ── What the answers teach ──────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -118,6 +119,31 @@ def _text(value: object) -> str:
         return f"<unprintable {type(value).__name__}>"
 
 
+class _Levelled(logging.Formatter):
+    """Tells journald the level of every line, so that `journalctl -p warning` finds it."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(mark + line for line in self._inner.format(record).splitlines())
+
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3,
+               logging.CRITICAL: 2}  # fmt: skip
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Whether systemd connected this very stream to the journal ($JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Says that a record was lost, where logging would print its arguments as they are."""
 
@@ -145,9 +171,8 @@ def configure(
     handler = _Handler(stream)
     handler.set_name("syncd")
     terminal = stream.isatty()
-    handler.setFormatter(
-        _formatter(format == "json" or (format == "auto" and not terminal), terminal)
-    )
+    formatter = _formatter(format == "json" or (format == "auto" and not terminal), terminal)
+    handler.setFormatter(_Levelled(formatter) if is_journal(stream) else formatter)
     root = logging.getLogger()
     for old in [one for one in root.handlers if one.name == "syncd"]:
         root.removeHandler(old)

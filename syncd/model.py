@@ -5,7 +5,7 @@ A `Change` goes to an adapter, an `Outcome` comes back: design, sections 6 and 8
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Flag, StrEnum, auto
@@ -168,6 +168,7 @@ class Seen:
     """One record met while paging through a list, or the account. None: the provider is silent.
 
     contact_id: ours, where the provider stores it.  lists: remote ids of the lists it is in.
+    fields: whatever else it told of the contact, as it spells it; None where it tells nothing.
     """
 
     remote_id: str
@@ -176,6 +177,14 @@ class Seen:
     contact_id: str | None = None
     lists: Sequence[str] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] | None = None
+
+
+Differences = Mapping[str, tuple[Any, Any]]
+"""Mapped field → as it should be there, as it is there; both as the provider keeps it."""
+
+Comparer = Callable[[Person, Mapping[str, Any]], Differences]
+"""Compares what was last given with `Seen.fields`; what a provider normalises is no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +241,8 @@ class Can(Flag):
     LEARNS = auto()  # finds out about the account while it works
     SORTS_DOUBT = auto()  # in doubt, repeats what does no harm and answers `Waits` for the rest
     FIELDS = auto()  # which fields the account has can be looked up
+    COMPARE = auto()  # fields of a contact can be read back, and compared
+    WHOLE = auto()  # single contacts can be read with everything that is told of them
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -249,6 +260,8 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.LEARNS: "found_out",
     Can.SORTS_DOUBT: "push",
     Can.FIELDS: "check_fields",
+    Can.COMPARE: "comparer",
+    Can.WHOLE: "read_whole",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 
@@ -273,6 +286,7 @@ class Traits:
     names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
     default_fields: provider field → source column, used when a destination maps nothing.
     scans: what one scan pages through, where lists are objects of their own.
+    page: records of one page of a scan, about.  whole_pages: pages tell fields, too.
     """
 
     batch: int
@@ -284,7 +298,9 @@ class Traits:
     visible_after: float = 0.0
     requests_per_batch: float = 1.0
     default_fields: Mapping[str, str] = field(default_factory=dict)
-    scans: Literal["lists", "account"] = "lists"
+    scans: Literal["lists", "account", "account, then lists"] = "lists"
+    page: int = 100
+    whole_pages: bool = False
 
     @property
     def scans_lists(self) -> bool:

@@ -31,6 +31,14 @@ class ReadsOptOuts(Protocol):
     def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]: ...
 
 
+class _Undone(Exception):
+    """What would be news; the transaction that found it is taken back."""
+
+    def __init__(self, found: Sequence[Any]) -> None:
+        super().__init__()
+        self.found = found
+
+
 class OptOutReader:
     """Reads one destination's opt-outs into `opt_out`, from where the last reading stood."""
 
@@ -63,8 +71,7 @@ class OptOutReader:
         if not self.can_read:
             await self.pool.execute(sql.scan.stamp, self.destination_id)
             return 0
-        until = await self.pool.fetchval(sql.scan.latest, self.destination_id, FEED)
-        since = None if until is None else datetime.fromisoformat(until)
+        since = await self.since()
         scan = await self.pool.fetchrow(sql.scan.begin, self.destination_id, FEED, self.worker_id)
         assert scan is not None
         pages = noted = told = 0
@@ -79,21 +86,40 @@ class OptOutReader:
             log.info("opt-outs read", destination=self.name, noted=noted)
         return noted
 
-    async def note(self, notices: Sequence[Notice], claim: int | None = None) -> Sequence[Any]:
-        """Write down what was told; returns what of it was news."""
+    async def since(self) -> datetime | None:
+        """Until when the last whole reading has read."""
+        until = await self.pool.fetchval(sql.scan.latest, self.destination_id, FEED)
+        return None if until is None else datetime.fromisoformat(until)
+
+    async def note(
+        self, notices: Sequence[Notice], claim: int | None = None, *, keep: bool = True
+    ) -> Sequence[Any]:
+        """Write down what was told; returns what of it was news. *keep* False: only say so."""
+        if notices and self.key_name is not None:
+            notices = await self._translated(notices)
+        return await self.write(notices, claim, keep=keep)
+
+    async def write(
+        self, notices: Sequence[Notice], claim: int | None = None, *, keep: bool = True
+    ) -> Sequence[Any]:
+        """As `note`, of contacts by our own ids."""
         if not notices:
             return ()
-        if self.key_name is not None:
-            notices = await self._translated(notices)
         columns = zip(*(_row(one) for one in notices), strict=True)
         told = [list(column) for column in columns]
 
         async def work(connection: Connection) -> Sequence[Any]:
             await connection.fetchrow(sql.plan.lock_feed, self.destination_id)  # addresses stay
             await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
-            return await connection.fetch(sql.scan.note, self.destination_id, *told, claim)
+            found = await connection.fetch(sql.scan.note, self.destination_id, *told, claim)
+            if not keep:
+                raise _Undone(found)
+            return found
 
-        return await transact(self.pool, work)
+        try:
+            return await transact(self.pool, work)
+        except _Undone as undone:
+            return undone.found
 
     async def _translated(self, notices: Sequence[Notice]) -> Sequence[Notice]:
         """The provider's names of contacts as ours, as the mirror remembers them."""

@@ -30,6 +30,9 @@ RESERVED = frozenset({"key", KEY_FILE, ".", ".."})  # in lower case; else a key 
 PUBLIC_KEY = hashlib.sha256(b"syncd: no SYNCD_SECRET_KEY is set").digest()
 """Stands in for a key of the fleet's own: scopes and fingerprints are then guessable, no more."""
 
+UNIT = "syncd_"
+"""How systemd begins the names of files from a whole folder: `LoadCredential=syncd:/folder`."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _MAKE_ONE = (
     "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
@@ -55,9 +58,11 @@ def sealing_keys(environ: Mapping[str, str]) -> Sequence[str]:
     From SYNCD_SECRET_KEY, else from the file secret_key in $CREDENTIALS_DIRECTORY.
     """
     where, text = KEY_VARIABLE, environ.get(KEY_VARIABLE, "")
-    if not text and (folder := environ.get("CREDENTIALS_DIRECTORY")):
-        where = str(Path(folder) / KEY_FILE)
-        text = _read(Path(folder) / KEY_FILE) or ""
+    if not text:
+        for path in _places(environ, KEY_FILE):
+            where, text = str(path), _read(path) or ""
+            if text:
+                break
     keys = [key.strip() for key in re.split(r"[,\n]", text) if key.strip()]
     if bad := [n for n, key in enumerate(keys, 1) if not _is_key(key)]:
         no_key = "is no Fernet key (32 bytes in URL-safe base64); make one: " + _MAKE_ONE
@@ -131,9 +136,10 @@ class Secrets:
         """
         prefix = variable("")
         found = [
-            Kept(path.name, str(path))
+            Kept(name, str(path))
             for path in self._files()
-            if _NAME.fullmatch(path.name) and path.name.lower() not in RESERVED
+            if _NAME.fullmatch(name := path.name.removeprefix(UNIT))
+            and name.lower() not in RESERVED
         ]
         found += [
             Kept(key.removeprefix(prefix).lower(), key)
@@ -197,8 +203,8 @@ class Secrets:
         return sorted(path for path in Path(folder).iterdir() if path.is_file())
 
     def _file(self, name: str) -> str | None:
-        folder = self._environ.get("CREDENTIALS_DIRECTORY")
-        return _read(Path(folder) / name) if folder else None
+        found = (_read(path) for path in _places(self._environ, name))
+        return next((text for text in found if text is not None), None)
 
     async def _sealed(self, name: str) -> str | None:
         sealed = await self._pool.fetchval(sql.secret.sealed, name) if self._pool else None
@@ -228,6 +234,12 @@ class Secrets:
             f"secret {name!r} in syncd.secret is opened by none of the {len(self._keys)} keys in"
             f" {KEY_VARIABLE}: add the one it was sealed with, or `syncd secret set {name}` again"
         )
+
+
+def _places(environ: Mapping[str, str], name: str) -> Sequence[Path]:
+    """The files that may hold the secret called *name*, the first that is there counts."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    return [Path(folder) / name, Path(folder) / (UNIT + name)] if folder else []
 
 
 def _check_name(name: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from syncd import control, db, sql
+from syncd import audit_run, control, db, sql
 from syncd.assemble import Assembled
 from syncd.commands import Commands
 from syncd.control import Destination
@@ -53,7 +53,9 @@ class Service:
         self.changed = asyncio.Event()
         self.bells = Bells(self._bell_failed)
         self._fault: BaseException | None = None
-        self.commands = Commands(app.pool, worker.id, self.flows)
+        self.commands = Commands(app.pool, worker.id, self.flows, self._begin_audit)
+        self._audits: dict[int, asyncio.Task[None]] = {}  # by command
+        self._auditing = asyncio.Lock()
         self._told: dict[int, str] = {}  # the last configuration fault logged, by destination
 
     def flows(self) -> Mapping[str, Flow]:
@@ -64,6 +66,7 @@ class Service:
     async def run(self) -> None:
         await self._recover()
         async with self.bells, asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._control_loop(group), name="control")
             group.create_task(self._listen(), name="listen")
             group.create_task(self._housekeeping(), name="housekeeping")
@@ -87,6 +90,8 @@ class Service:
         for served in self.served.values():
             _stop(served)
         tasks = [served.task for served in self.served.values()]
+        for task in self._audits.values():
+            task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self.app.settings.drain_seconds)
             for task in late:
@@ -155,7 +160,8 @@ class Service:
     async def _serve(self, served: Served, rows: Any) -> None:
         row = served.destination
         try:
-            async with self.app.assembled(row, rows, self.worker) as made:
+            observer = self.app.observer(row.name)
+            async with self.app.assembled(row, rows, self.worker, observer) as made:
                 await self._serve_assembled(served, made)
         except* ConfigError as group:
             await self._misconfigured(served, _all_faults(group))
@@ -172,8 +178,10 @@ class Service:
             self.changed.set()
         if served.stop.is_set():
             return
-        self._ring(flow)
         served.flow = flow
+        if served.destination != flow.destination:  # edited while it was put together
+            flow.follow(served.destination)
+        self._ring(flow)
         await self._make_up(flow)
         try:
             await flow.run()
@@ -189,6 +197,34 @@ class Service:
             log.error("destination is misconfigured", destination=row.name, faults=error.faults)
             await control.halt(self.app.pool, row.id, reason)
         await first_of(served.stop, self.stop, timeout=10.0)
+
+    # ── Audits ──────────────────────────────────────────────────────────────────────────────
+
+    def _begin_audit(self, number: int, names: Sequence[str], samples: int, repair: bool) -> None:
+        """It may take hours, so commands go on beside it; one audit at a time."""
+        work = self._audit(number, names, samples, repair)
+        self._audits[number] = self._group.create_task(work, name=f"audit:{number}")
+
+    async def _audit(self, number: int, names: Sequence[str], samples: int, repair: bool) -> None:
+        try:
+            async with self._auditing:
+                rows = await self.app.destinations(names)
+                ended = await audit_run.run(
+                    self.app, self.worker, rows, samples=samples, repair=repair,
+                    serves=lambda name: self.flows().get(name),
+                )  # fmt: skip
+            told = {name: one.summary() for name, one in ended.items()}
+            code = audit_run.exit_code(ended)
+            result = {"destinations": told, "exit_code": code}
+            outcome = "failed" if any(one.audit is None for one in ended.values()) else "done"
+            await self.commands.finish(number, "audit", outcome, result)
+        except SyncdError as error:
+            await self.commands.finish(number, "audit", "failed", {"error": str(error)})
+        except asyncio.CancelledError:
+            await self.commands.put_back(number)
+            raise
+        finally:
+            self._audits.pop(number, None)
 
     # ── Bells ───────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     """postgresql://…; "" = libpq's PG* variables; embedded: or embedded:/path = a private one."""
     pool_size: Annotated[int, Field(ge=2, le=1000), _Number] = 10
     """Connections to PostgreSQL, at most; one more for LISTEN."""
-    lease_seconds: Seconds = 10
+    lease_seconds: Seconds = 9
     """How long after its last heartbeat a process still owns what it has claimed."""
     heartbeat_seconds: Seconds = 1
     request_timeout_seconds: Seconds = 6
@@ -86,6 +87,10 @@ class Settings(BaseSettings):
     """HTTP connections, at most."""
     answer_cap_mb: Count = 64
     """A provider's longer answer is cut off and counts as unintelligible."""
+    admin: str = ""
+    """host:port of /healthz, /readyz and /metrics; "" = none."""
+    admin_token: str = ""
+    """The name of the secret that /metrics asks for; a must where `admin` is not loopback."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto = console on a terminal, JSON lines elsewhere."""
@@ -99,6 +104,15 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("admin")
+    @classmethod
+    def _an_address(cls, text: str) -> str:
+        if text and admin_address(text) is None:
+            raise PydanticCustomError(
+                "admin", "Input should be host:port ('127.0.0.1:9464', '[::1]:9464') or empty"
+            )
+        return text
+
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
@@ -111,7 +125,31 @@ class Settings(BaseSettings):
         return self
 
 
+def admin_address(text: str) -> tuple[str, int] | None:
+    """Host and port of 'host:port' or '[::1]:port'; None where it is neither."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        return None
+    return found[1] or found[2], int(found[3])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _clashes(settings: Settings) -> Iterator[str]:
+    address = admin_address(settings.admin)
+    if address and not settings.admin_token and not is_loopback(address[0]):
+        yield (
+            f"admin is {settings.admin!r}, which other machines may reach, expected admin_token"
+            " beside it: the name of the secret that /metrics asks for (or use 127.0.0.1)"
+        )
     needed = settings.request_timeout_seconds + settings.heartbeat_seconds
     if settings.lease_seconds <= needed:
         yield (

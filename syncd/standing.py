@@ -108,6 +108,7 @@ class Standing:
     news: bool = False
     owes_full: bool = False
     filled: bool = False
+    created_at: datetime | None = None
     planned_at: datetime | None = None
     read_at: datetime | None = None
     drift: Drift | None = None

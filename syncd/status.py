@@ -64,6 +64,7 @@ def _begun(d: Destination, row: Row) -> Standing:
     standing.paused, standing.halted = row["paused"], row["halted"]
     standing.news, standing.owes_full = row["news"], row["owes_full"]
     standing.filled = not row["never_planned"]
+    standing.created_at = row["created_at"]
     standing.planned_at, standing.read_at = row["planned_at"], row["read_at"]
     return standing
 

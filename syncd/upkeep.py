@@ -15,6 +15,7 @@ async def tidy(pool: Pool, settings: Settings) -> None:
     await pool.fetchval(sql.app.keep_deliveries, settings.keep_deliveries_days)
     await pool.execute(sql.app.trim_mirror, int(settings.keep_gone_days))
     await pool.execute(sql.app.trim_workers)
+    await pool.execute(sql.audit.clear_old)
     await measure(pool)
 
 

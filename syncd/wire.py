@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Any, Protocol, Self
 
 import aiohttp
@@ -31,8 +30,10 @@ from syncd.errors import (
 )
 from syncd.exchange import FAULTS, UNSENT, Exchanges, Peer, TooLarge
 from syncd.model import Answer, Request
+from syncd.observer import NOBODY, Observer
 from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
 from syncd.redact import excerpt, redacted, secrets_of, shown_path
+from syncd.settings import is_loopback
 from syncd.verdict import by_status, only_reads, retry_after
 
 CAP = 64 * 2**20
@@ -66,6 +67,7 @@ class HttpWire:
         timeout: float = 60.0,
         cap: int = CAP,
         connections: int = 100,
+        observer: Observer = NOBODY,
     ) -> None:
         self._provider, self._options = provider, options
         self._credential, self._permits = credential, permits
@@ -77,10 +79,10 @@ class HttpWire:
         self._passing = asyncio.Lock()
         self._signer = provider.signer() if isinstance(provider, Handshakes) else None
         self._completes = provider if isinstance(provider, Completes) else None
-        self._sign_target = getattr(provider, "sign_target", None)
         self._exchange_for = getattr(provider, "exchange", None)
         self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
+        self._observer = observer
 
     async def __aenter__(self) -> Self:
         self._base = checked_base(self._provider.base_url(self._options), self._options.allow_http)
@@ -101,37 +103,26 @@ class HttpWire:
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
-        sent = self._completed(request)
+        checked_target(request, request)
         key, is_old = await self._key(request.meter)
-        answer, fault = await self._tried(request, sent, key)
+        answer, fault = await self._tried(request, key)
         if isinstance(fault, Refused) and is_old:  # a pass may end early; nothing was done
             self._pass = None
             key, _ = await self._key(request.meter)
-            answer, fault = await self._tried(request, sent, key)
+            answer, fault = await self._tried(request, key)
         if fault is not None:
             await self._hold_off(request, fault)
             raise fault
         return answer
 
-    async def _tried(
-        self, request: Request, sent: Request, key: Any
-    ) -> tuple[Answer, ProviderError | None]:
+    async def _tried(self, request: Request, key: Any) -> tuple[Answer, ProviderError | None]:
+        sent = self._completed(request, key)
         if self._signer is not None:
             answer = await self._answered_challenge(self._signer, sent, key, request)
         else:
-            target = self._address(sent, key)
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent, target, key, request)
+                answer = await self._exchanged(sent, key, request)
         return answer, self._fault(request, answer, key)
-
-    def _address(self, request: Request, key: Any) -> str:
-        """The target exactly as sent: a secret that travels in it is in no other place."""
-        if self._sign_target is None:
-            return request.target
-        target: str = self._sign_target(key, request)
-        if not _TARGET.fullmatch(target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
-        return target
 
     async def _key(self, meter: str) -> tuple[Any, bool]:
         """What signs requests; and whether it is a pass that an earlier request had, too."""
@@ -172,13 +163,14 @@ class HttpWire:
         key: tuple[Any, float] = asks.read(answer)
         return key
 
-    def _completed(self, request: Request) -> Request:
-        """With all that only the credential and the base address know."""
-        if not _TARGET.fullmatch(request.target):
-            raise ValueError(f"not a request target: {shown_path(request.target)!r}")
+    def _completed(self, request: Request, key: Any) -> Request:
+        """With all that only the key and the base address know: a secret that travels in the
+        address is in this form of it alone, which nobody is shown."""
+        sent = request
         if self._completes is not None:
-            request = self._completes.complete(self._credential(), request)
-        return replace(request, target=self._prefix + request.target) if self._prefix else request
+            sent = self._completes.complete(key, request)
+            checked_target(sent, request)
+        return replace(sent, target=self._prefix + sent.target) if self._prefix else sent
 
     async def _answered_challenge(
         self, signer: Signer, sent: Request, key: Any, named: Request
@@ -196,8 +188,8 @@ class HttpWire:
 
     async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
         async with self._permits.permit(opening.meter):
-            sent = self._completed(opening)
-            answer = await self._exchanged(sent, self._address(sent, key), key, opening)
+            sent = self._completed(opening, key)
+            answer = await self._exchanged(sent, key, opening)
         if not signer.opened(answer):
             fault = self._fault(opening, answer, key)
             said = f"{_name(opening)} answered {answer.status} instead of a challenge"
@@ -209,8 +201,7 @@ class HttpWire:
         async with self._permits.permit(sent.meter):
             signature = signer.sign(key, sent)
             signed = replace(sent, headers={**sent.headers, **signature})
-            url = self._address(signed, key)
-            return signature, await self._exchanged(signed, url, key, named)
+            return signature, await self._exchanged(signed, key, named)
 
     async def _hold_off(self, request: Request, fault: ProviderError) -> None:
         """A quota is the account's: whoever shares it waits, where the permits can tell them."""
@@ -218,37 +209,43 @@ class HttpWire:
         if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
             await hold_off(request.meter, fault.after)
 
-    async def _exchanged(self, request: Request, target: str, key: Any, named: Request) -> Answer:
+    async def _exchanged(self, request: Request, key: Any, named: Request) -> Answer:
         """Signed at the last moment, for the configured origin, and sent there.
 
         named: what faults call it, without what only the credential knows.
         """
         signed = self._provider.sign(key, request)
-        return await self._sent(self._peer, target, _over(request.headers, signed), request, named)
+        headers = _over(request.headers, signed)
+        return await self._sent(self._peer, request.target, headers, request, named)
 
     async def _sent(
         self, peer: Peer, target: str, headers: Mapping[str, str], request: Request, named: Request
     ) -> Answer:
         """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
+        began = time.monotonic()
         try:
             status, told, body = await self.exchanges.exchange(
                 peer, request.method, target, headers, request.body
             )
         except FAULTS as err:
-            fault = self._lost(named, err)
+            fault = self._lost(named, err, began)
         except TooLarge as err:
-            self.requests[request.meter, f"{err.status // 100}xx"] += 1
+            self._count(request, _KINDS[err.status // 100], began)
             reason = f"{_name(named)}: the answer is larger than {self._cap} bytes"
             fault = Unintelligible(reason, status=err.status)
         else:
-            self.requests[request.meter, _KINDS[status // 100]] += 1
+            self._count(request, _KINDS[status // 100], began)
             return Answer(status, told, body)
         raise fault
 
-    def _lost(self, request: Request, err: Exception) -> ProviderError:
+    def _count(self, request: Request, outcome: str, began: float) -> None:
+        self.requests[request.meter, outcome] += 1
+        self._observer.requested(request.meter, outcome, time.monotonic() - began)
+
+    def _lost(self, request: Request, err: Exception, began: float) -> ProviderError:
         """No (whole) answer: Transient where nothing was or could be done, else Ambiguous."""
         unsent = isinstance(err, UNSENT)
-        self.requests[request.meter, "unsent" if unsent else "lost"] += 1
+        self._count(request, "unsent" if unsent else "lost", began)
         what = "cannot connect" if unsent else "the answer was lost"
         if isinstance(err, aiohttp.ClientConnectorCertificateError):
             what = "cannot connect: the host's certificate is not trusted"
@@ -276,6 +273,12 @@ class HttpWire:
         return fault
 
 
+def checked_target(sent: Request, named: Request) -> None:
+    """Refuse a target that would break the request's first line; the fault shows *named*."""
+    if not _TARGET.fullmatch(sent.target):
+        raise ValueError(f"not a request target: {shown_path(named.target)!r}")
+
+
 def checked_base(text: str, allow_http: bool = False, name: str = "options.base_url") -> URL:
     """The base address, or ConfigError: https anywhere, http only to this very machine."""
     try:
@@ -286,7 +289,7 @@ def checked_base(text: str, allow_http: bool = False, name: str = "options.base_
         raise ConfigError(f"{name}: not an http(s) address")
     if url.user is not None or url.password is not None or url.query_string or url.fragment:
         raise ConfigError(f"{name}: must not hold a user, a query or a fragment")
-    if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+    if url.scheme == "http" and not (allow_http or is_loopback(url.host)):
         raise ConfigError(
             f"{name}: plain http to {url.host} would show the credentials to anybody "
             "on the way; use https, or set allow_http"
@@ -304,10 +307,3 @@ def _over(headers: Mapping[str, str], signed: Mapping[str, str]) -> Mapping[str,
         return signed
     names = {name.lower() for name in signed}
     return {n: value for n, value in headers.items() if n.lower() not in names} | dict(signed)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -64,7 +64,10 @@ class Worker:
     async def beat(self) -> bool:
         """Renew the lease; False when it had run out already."""
         began = self.now()
-        if await self.pool.fetchval(sql.journal.heartbeat, self.id, self.lease) is None:
+        renewed = self.pool.fetchval(
+            sql.journal.heartbeat, self.id, self.lease, timeout=self.lease
+        )  # a network that swallows everything gives no error, either
+        if await renewed is None:
             return False
         self.alive_since = began
         return True

@@ -291,9 +291,9 @@ def _cut(request: web.Request) -> web.StreamResponse:
 
 
 @asynccontextmanager
-async def serving(key: Key) -> AsyncIterator[Acme]:
+async def serving(key: Key, kind: type[Acme] = Acme) -> AsyncIterator[Acme]:
     """Acme on a free port of this machine."""
-    acme = Acme(key)
+    acme = kind(key)
     app = web.Application(client_max_size=2**26)
     app.router.add_post("/push", acme.push)
     app.router.add_post("/jobs", acme.push)
@@ -373,14 +373,6 @@ class Adapter:
         rows = _read(await self._wire.send(Request("POST", "/push", body)))
         return [from_wire(row) for row in rows]
 
-    async def resume(
-        self, receipt: Mapping[str, Any], changes: Sequence[Change]
-    ) -> Sequence[Outcome]:
-        told = _read(await self._wire.send(Request("GET", f"/jobs/{receipt['job']}")))
-        if told.get("running"):
-            return [Started(receipt, 0.0)] * len(changes)
-        return [from_wire(told[one.contact_id]) for one in changes]
-
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
         body = orjson.dumps([to_wire(one) for one in changes])
         rows = _read(await self._wire.send(Request("POST", "/find", body, repeatable=True)))
@@ -405,13 +397,26 @@ class Adapter:
         return Erased(confirmed=True)
 
 
+class WithJobs(Adapter):
+    """Batches run as jobs."""
+
+    async def resume(
+        self, receipt: Mapping[str, Any], changes: Sequence[Change]
+    ) -> Sequence[Outcome]:
+        told = _read(await self._wire.send(Request("GET", f"/jobs/{receipt['job']}")))
+        if told.get("running"):
+            return [Started(receipt, 0.0)] * len(changes)
+        return [from_wire(told[one.contact_id]) for one in changes]
+
+
 def adapter(key: Key, can: Can, batch: int = 100, **traits: Any) -> type[Provider]:
     """Acme's adapter with these traits."""
     said = Traits(
         batch=batch, meters={"upload": Meter()}, key=key, can=can,
         default_fields={"first": "first_name"}, **traits,
     )  # fmt: skip
-    return cast("type[Provider]", type("Acme", (Adapter,), {"traits": said}))
+    kind = WithJobs if Can.JOBS in can else Adapter
+    return cast("type[Provider]", type("Acme", (kind,), {"traits": said}))
 
 
 def to_wire(change: Change) -> dict[str, Any]:

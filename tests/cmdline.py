@@ -13,6 +13,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import leaks
 import orjson
 
 from syncd.sandbox import Handle
@@ -55,6 +56,7 @@ def secret(sandbox: Handle, name: str = "marketing") -> Mapping[str, str]:
 
 
 async def start(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> Any:
+    leaks.secrets_in(env)
     return await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-m", "syncd", *args,
         env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL,
@@ -64,6 +66,7 @@ async def start(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> 
 
 async def done(process: Any) -> Done:
     out, err = await asyncio.wait_for(process.communicate(), 120)
+    leaks.check((out + err).decode(), leaks.met, "a process")
     return Done(process.returncode, out.decode(), err.decode())
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import leaks
 import pytest
 
 from syncd import db
@@ -50,6 +51,8 @@ def cluster() -> Iterator[str]:
         server.ensure_postgres_running()
         yield server.get_uri()
         server.cleanup()
+        said = Path(str(server.log)).read_text("utf-8", "replace")
+        assert not [one for one in leaks.met if one in said], "PostgreSQL logged a secret"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(runtime, ignore_errors=True)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import leaks
 import orjson
 
 from syncd.app import App, opened
@@ -57,6 +58,7 @@ class Desk:
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(), 60)
         ran = Ran(process.returncode or 0, out.decode(), err.decode())
+        leaks.check(ran.out + ran.err, leaks.secrets_in(known), args)
         assert code in (None, ran.code), (args, ran)
         assert "Traceback" not in ran.err, ran.err
         return ran

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import pytest
+from conftest import named
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "config" / "sakila.sql"
 
 _COPY = re.compile(r'^COPY (?:(\w+)\.)?(\w+) \(([\w", ]+)\) FROM stdin;$')
 
@@ -74,3 +78,20 @@ async def load(url: str) -> None:
         await connection.execute("analyze")
     finally:
         await connection.close()
+
+
+needed = pytest.mark.skipif(
+    folder() is None, reason="Sakila's files are not here: set SYNCD_SAKILA to their folder"
+)
+
+
+async def make_template(cluster: str, template: str, name: str) -> str:
+    """A database of that name with Sakila and the example in it, to be cloned; its name."""
+    admin = await asyncpg.connect(cluster)
+    await admin.execute(f"create database {name} template {template}")
+    await admin.close()
+    await load(named(cluster, name))
+    made = await asyncpg.connect(named(cluster, name))
+    await made.execute(EXAMPLE.read_text("utf-8"))
+    await made.close()
+    return name

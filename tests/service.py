@@ -34,9 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import leaks
 import orjson
 from conftest import fresh_database, open_folder
 
+from syncd import db
+from syncd.db import Pool
 from syncd.meter import scope_key
 from syncd.sandbox import Handle, serve
 from syncd.sandbox.clevertap import CleverTap
@@ -70,8 +73,6 @@ OURS = {"application_name": "the test"}
 
 PATIENCE = 60.0  # seconds; a test that needs them has failed, or the machine is drowning
 
-ADDRESS = re.compile(r"[\w.+'-]+(?:@|%40)[\w-]+\.[\w.-]+")
-
 
 _serving: list[Service] = []  # whose logs a failure shows
 
@@ -102,12 +103,18 @@ async def until(
 class Process:
     """One syncd process; what it says goes to files, so that it never waits for a reader."""
 
-    def __init__(self, args: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        args: Sequence[str],
+        environ: Mapping[str, str],
+        folder: Path,
+        under: Sequence[str] = (),
+    ) -> None:
         self.args = args
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "syncd", *args],
+                [*(under or [sys.executable]), "-m", "syncd", *args],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -184,6 +191,7 @@ class Service:
     boxes: dict[str, Handle] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
     settings: Mapping[str, str] = field(default_factory=dict)  # of every process, beside QUICK
+    under: Sequence[str] = ()  # what starts every process, instead of Python itself
     may_fail: bool = False  # a traceback, or a line that is no JSON, is expected
 
     # ── Building ────────────────────────────────────────────────────────────────────────────
@@ -262,7 +270,8 @@ class Service:
             **{f"SYNCD_{name}": value for name, value in chosen.items()},
             **self.environ,
         }
-        process = Process(args, environ, folder)
+        self.secrets |= leaks.secrets_in(environ)
+        process = Process(args, environ, folder, self.under)
         self.processes.append(process)
         return process
 
@@ -284,6 +293,10 @@ class Service:
 
     async def daemon(self, **settings: str) -> Process:
         return await self.running(self.start("run", **settings))
+
+    async def pool(self) -> Pool:
+        """As the library wants it."""
+        return await self.stack.enter_async_context(db.pool(self.url, 2))
 
     # ── Asking ──────────────────────────────────────────────────────────────────────────────
 
@@ -385,7 +398,7 @@ class Service:
         found: list[str] = []
         for process in self.processes:
             text = process.said + process.printed
-            found += [f"an address: {one}" for one in set(ADDRESS.findall(text))]
+            found += [f"an address: {one}" for one in set(leaks.ADDRESS.findall(text))]
             found += ["a secret" for one in self.secrets if one in text]
             if self.may_fail:
                 continue
@@ -465,6 +478,7 @@ async def serving(url: str) -> AsyncIterator[Service]:
         try:
             yield service
             assert not service.faults()
+            assert not await leaks.stored(connection, service.secrets)
         finally:
             _serving.remove(service)
             for process in service.processes:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 import pytest
+from adapters import Permits, drop, pushed, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -52,7 +53,7 @@ from syncd.providers.copernica import (
 )
 from syncd.providers.copernica_answers import judged, message_of, profile, read, written
 from syncd.providers.copernica_calls import Unsafe, condition
-from syncd.providers.copernica_sign import encoded, read_jwt, with_token
+from syncd.providers.copernica_sign import read_jwt, with_token
 from syncd.providers.copernica_translate import (
     Field,
     clock,
@@ -75,26 +76,6 @@ BOTH = ["v1", "v4"]
 ALL = ["v1", "v2", "v3", "v4"]
 
 # ── What is sent, to the letter (2d) ────────────────────────────────────────────────────────
-
-
-def signed(target: str, token: str = TOKEN) -> str:
-    return Copernica.sign_target(CopernicaCredential(access_token=token), Request("GET", target))
-
-
-def test_the_vectors_of_the_reference() -> None:
-    email = condition("email", "==", "o'brien+news&co@example.com")
-    since = condition("modified", ">=", "2026-03-29 02:30:00")
-    assert email == "fields%5B%5D=email%3D%3Do%27brien%2Bnews%26co%40example.com"
-    assert since == "fields%5B%5D=modified%3E%3D2026-03-29%2002%3A30%3A00"
-    upsert = condition("Achternaam", "==", "Müller-Łódź 100%")
-    assert upsert == "fields%5B%5D=Achternaam%3D%3DM%C3%BCller-%C5%81%C3%B3d%C5%BA%20100%25"
-    target = (
-        f"/v1/database/7616/profiles?{email}&{since}&orderby=id&order=asc&limit=100&total=false"
-    )
-    assert signed(target) == f"{target}&access_token={TOKEN}"  # the order is free
-    assert encoded("s3cr3t/+= x") == "s3cr3t%2F%2B%3D%20x"
-    assert encoded("ck-7f3a&1") == "ck-7f3a%261"
-    assert signed("/v1/identity", "a b&c") == "/v1/identity?access_token=a%20b%26c"
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8")))
@@ -360,21 +341,6 @@ def test_what_is_not_a_jwt_is_not_taken_for_one() -> None:
 # ── The stand-in, the wire, the adapter ─────────────────────────────────────────────────────
 
 
-class Permits:
-    """As the meter says; requests without leave cannot be made."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(4)
-        self.taken = 0
-
-    @asynccontextmanager
-    async def permit(self, meter: str) -> AsyncIterator[None]:
-        assert meter in Copernica.traits.meters
-        self.taken += 1
-        async with self.free:
-            yield
-
-
 @asynccontextmanager
 async def adapter(
     box: Handle, version: str = "v1", token: str = TOKEN, **options: Any
@@ -388,11 +354,11 @@ async def adapter(
     }
     chosen = CopernicaOptions(version=version, **facts)
     secret = CopernicaCredential(access_token=token)
-    permits = Permits()
+    permits = Permits(Copernica.traits.meters)
     async with HttpWire(Copernica, chosen, lambda: secret, permits, timeout=2) as wire:
         yield Copernica(wire, chosen, {})
         lost = sum(n for (_, how), n in wire.requests.items())
-        assert permits.taken >= lost
+        assert permits.taken.total() >= lost
 
 
 @pytest.fixture(params=BOTH)
@@ -429,20 +395,6 @@ def person(
     **fields: Any,
 ) -> Person:
     return Person(email, fields, lists or {}, subscribed)
-
-
-def put(want: Person, was: Person | None = None, name: str = "c-1", **more: Any) -> Change:
-    facts = {"may_create": was is None, "resubscribe": False, "remote": None, **more}
-    return Change(contact_id=name, verb=Verb.PUT, want=want, was=was, **facts)
-
-
-def drop(verb: Verb, was: Person, remote: Any = None, name: str = "c-1", **more: Any) -> Change:
-    return Change(name, verb, None, was, remote, False, False, **more)
-
-
-async def pushed(cop: Copernica, change: Change) -> Outcome:
-    (outcome,) = await cop.push([change])
-    return outcome
 
 
 async def made(cop: Copernica, want: Person, name: str = "c-1") -> Mapping[str, Any]:
@@ -516,7 +468,7 @@ def test_defaults_follow_the_version() -> None:
     assert Copernica.exchange(CopernicaOptions(database="1", version="v3"), key) is None
     jwt = CopernicaPass(access_token="abc", jwt="x.y.z")
     assert Copernica.sign(jwt, READ) == {"Authorization": "Bearer x.y.z"}
-    assert Copernica.sign_target(jwt, READ) == READ.target
+    assert Copernica.complete(jwt, READ) is READ
     assert Copernica.sign(key, READ) == {}
     with pytest.raises(ValidationError):
         CopernicaCredential(access_token=" ")

@@ -169,21 +169,6 @@ def test_every_flag_names_a_method() -> None:
     assert set(PROVIDED_BY) == {flag for flag in Can if flag}
 
 
-@pytest.mark.parametrize("name", sorted(providers()))
-def test_a_flag_is_set_where_its_method_is(name: str) -> None:
-    """REPEAT, RESUBSCRIBE and SEES_GONE are ways of methods that others need too."""
-    kind = providers()[name]
-    for flag, method in PROVIDED_BY.items():
-        if flag in kind.traits.can:
-            assert callable(getattr(kind, method, None)), (name, flag)
-        elif method not in ("push", "find", "scan"):
-            assert not hasattr(kind, method), (name, flag)
-    finds = bool(kind.traits.can & (Can.FIND | Can.SEES_GONE))
-    assert hasattr(kind, "find") == finds
-    assert hasattr(kind, "scan") == bool(kind.traits.can & Can.SCAN)
-    assert kind.name == name
-
-
 def test_the_tests_provider_keeps_to_the_protocol() -> None:
     kind = adapter("ours", Can.NOTHING)
     for name in ("base_url", "scope", "meters", "key_column", "sign", "judge", "check", "learn",

@@ -12,11 +12,12 @@ from conftest import fresh_database
 
 from syncd import source as sources
 from syncd import sql
+from syncd.audit_rows import AuditRows
 from syncd.compare import Compare
 from syncd.desired import Desired, Field
 
 ROWS = 200_000
-BIG = {"journal", "mirror", "contact"}
+BIG = {"journal", "mirror", "contact", "audited"}
 
 FILL = f"""
 alter table syncd.contact disable trigger user;
@@ -140,6 +141,38 @@ async def test_a_claim_does_not_look_through_all_that_is_in_flight_for_every_con
     assert await scanned(big, compare.for_claim, KEYS, KEYS, nobody_tried) == set()
     await big.execute("delete from syncd.mirror where contact_id = any($1)", KEYS)
     assert await scanned(big, compare.for_claim, KEYS, KEYS, nobody_tried) == set()
+
+
+async def test_no_window_of_an_audit_reads_a_table_from_end_to_end(
+    big: asyncpg.Connection,
+) -> None:
+    """Windows of 2,000; a page of 500 records, matched by id or by address."""
+    desired = (await compare_of(big, None)).desired
+    rows = AuditRows(desired)
+    now = await big.fetchval(sql.audit.now)
+    await big.execute("""
+        insert into syncd.audited (run_id, remote_id, contact_id)
+        select 1, contact_id, contact_id from syncd.mirror;
+        update syncd.mirror set remote = jsonb_build_object('id', contact_id)
+         where contact_id between 'c100000' and 'c104999'""")
+    some = range(100_000, 100_500)
+    page = (
+        [f"r{n}" for n in some], [f"{n}@x.test" for n in some], [None] * 500, ["{}"] * 500,
+        ["{}"] * 500, [None] * 500,
+        [f'{{"id": "c{n:06d}"}}' if n % 2 else '{"id": "nobody"}' for n in some], [None] * 500,
+    )  # fmt: skip
+    checks: dict[str, tuple[Any, ...]] = {
+        "by_window": (rows.by_window, "c100000", "c101999", 1),
+        "outside": (rows.outside, KEYS, KEYS, 1),
+        "meet": (sql.audit.meet, 1, 1, False, "", now, *page),
+        "to_read": (sql.audit.to_read, 1, 1, "c100000", 80),
+        "mirror's window": (sql.audit.outside, 1, "c100000", 2000),
+    }
+    found = {name: await scanned(big, *args) for name, args in checks.items()}
+
+    assert {name: one for name, one in found.items() if one} == {}
+    met = await big.fetch("select contact_id from syncd.audited where remote_id like 'r%'")
+    assert len({row["contact_id"] for row in met}) == 500
 
 
 async def test_a_window_that_is_in_flight_reads_no_table_from_end_to_end(

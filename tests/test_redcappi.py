@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import adapters
 import orjson
 import pytest
+from adapters import Permits, drop, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from redcappi_vectors import KEYS, VECTORS, Vector
+from redcappi_vectors import KEYS, VECTORS
 from structlog.testing import capture_logs
 
 from syncd.errors import (
@@ -26,7 +28,6 @@ from syncd.errors import (
     Unintelligible,
 )
 from syncd.model import (
-    PROVIDED_BY,
     Absent,
     Answer,
     Applied,
@@ -51,18 +52,6 @@ from syncd.sandbox import redcappi_php as php
 from syncd.wire import HttpWire
 
 # ── The string to sign ──────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda one: str(one.number))
-def test_every_vector_of_the_reference(vector: Vector) -> None:
-    public, private = KEYS[vector.key]
-    signed = string_to_sign(vector.method, vector.target, vector.body.encode())
-
-    assert signed == vector.signed
-    assert authorization(public, private, signed) == f"RCWS {public}:{vector.hash}"
-    key = RedCappiCredential(public_key=public, private_key=private)
-    request = Request(vector.method, vector.target, vector.body.encode())
-    assert RedCappi.sign(key, request)["Authorization"].endswith(vector.hash)
 
 
 @pytest.mark.parametrize(
@@ -143,19 +132,6 @@ def test_addresses_sign_as_the_stand_in_signs_them(query: dict[str, str], name: 
 # ── The stand-in, the wire, the adapter ─────────────────────────────────────────────────────
 
 
-class Permits:
-    """Four at a time, as the meter says; what was asked for is counted."""
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(4)
-
-    @asynccontextmanager
-    async def permit(self, meter: str) -> AsyncIterator[None]:
-        assert meter in RedCappi.traits.meters
-        async with self.free:
-            yield
-
-
 @asynccontextmanager
 async def adapter(
     box: Handle, findings: Mapping[str, Any] | None = None, key: str = "", **options: Any
@@ -165,7 +141,9 @@ async def adapter(
     secret = RedCappiCredential(
         public_key=demo["public_key"], private_key=key or demo["private_key"]
     )
-    async with HttpWire(RedCappi, chosen, lambda: secret, Permits(), timeout=2) as wire:
+    async with HttpWire(
+        RedCappi, chosen, lambda: secret, Permits(RedCappi.traits.meters), timeout=2
+    ) as wire:
         yield RedCappi(wire, chosen, findings or {})
 
 
@@ -190,16 +168,6 @@ def person(
     return Person(email, fields, {one: LISTS[one] for one in lists}, subscribed)
 
 
-def put(want: Person, was: Person | None = None, **more: Any) -> Change:
-    facts = {"may_create": was is None, "resubscribe": False, "remote": None, **more}
-    return Change(contact_id="c-1", verb=Verb.PUT, want=want, was=was, **facts)
-
-
-def drop(verb: Verb, was: Person, remote: Any = None, **more: Any) -> Change:
-    facts = {"may_create": False, "resubscribe": False, **more}
-    return Change("c-1", verb, None, was, remote, **facts)
-
-
 async def pushed(red: RedCappi, change: Change) -> Outcome:
     ids = (change.remote or {}).get("ids", {})
     if None in ids.values():  # two whole scans did not see it there
@@ -208,8 +176,7 @@ async def pushed(red: RedCappi, change: Change) -> Outcome:
         missed = [ours for ours, there in told.items() if ids.get(there, "") is None]
         known = {there: number for there, number in ids.items() if number is not None}
         change = change._replace(remote={**(change.remote or {}), "ids": known}, missed=missed)
-    (outcome,) = await red.push([change])
-    return outcome
+    return await adapters.pushed(red, change)
 
 
 def at(box: Handle, email: str) -> list[dict[str, Any]]:
@@ -263,10 +230,8 @@ EVERYTHING: dict[str, Any] = {
 # ── Declarations ────────────────────────────────────────────────────────────────────────────
 
 
-def test_flags_and_methods_agree() -> None:
+def test_what_it_says_of_itself() -> None:
     can = RedCappi.traits.can
-    for flag, method in PROVIDED_BY.items():
-        assert flag not in can or hasattr(RedCappi, method)
     for flag in (Can.FIND, Can.REPEAT, Can.SEES_GONE, Can.OPT_OUT, Can.JOBS):
         assert flag not in can
     assert (RedCappi.traits.batch, RedCappi.traits.key, RedCappi.traits.needs_list) == (
@@ -1047,7 +1012,7 @@ async def test_check_names_wrong_keys_and_a_wrong_host(box: Handle) -> None:
     async with serve("clevertap") as other, adapter(box) as red:
         chosen = RedCappiOptions(base_url=other.url)
         key = RedCappiCredential(public_key="a", private_key="b")
-        async with HttpWire(RedCappi, chosen, lambda: key, Permits()) as wire:
+        async with HttpWire(RedCappi, chosen, lambda: key, Permits(RedCappi.traits.meters)) as wire:
             (found,) = await RedCappi(wire, chosen, {}).check()
         assert found.level == "error"
         box.set_limits(keys={box.state.demo["public_key"]: "another"})

@@ -12,13 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import redcappi_service
 import sakila
 import service
 from cmdline import environment, secret, syncd
-from conftest import named
 from people import fill
 from redcappi_service import same
 from service import Service
@@ -26,7 +24,6 @@ from test_kill import Killer, seeded
 
 from syncd.sandbox import Handle, serve
 
-SAKILA = Path(__file__).resolve().parent.parent / "config" / "sakila.sql"
 OPTIONS: dict[str, list[Any]] = {
     "repeated_add": ["update", "refuse", "double"],
     "offset": ["rows", "pages"],
@@ -104,26 +101,11 @@ async def test_the_annotated_destination_works_as_it_stands(
 
 # ── Sakila ──────────────────────────────────────────────────────────────────────────────────
 
-needs_sakila = pytest.mark.skipif(
-    sakila.folder() is None, reason="Sakila's files are not here: set SYNCD_SAKILA to their folder"
-)
-
 
 @pytest.fixture(scope="module")
 def shop_template(cluster: str, template: str) -> str:
     """A database with Sakila and the example in it."""
-
-    async def make() -> None:
-        admin = await asyncpg.connect(cluster)
-        await admin.execute(f"create database syncd_rental template {template}")
-        await admin.close()
-        await sakila.load(named(cluster, "syncd_rental"))
-        made = await asyncpg.connect(named(cluster, "syncd_rental"))
-        await made.execute(SAKILA.read_text("utf-8"))
-        await made.close()
-
-    asyncio.run(make())
-    return "syncd_rental"
+    return asyncio.run(sakila.make_template(cluster, template, "syncd_rental"))
 
 
 @pytest.fixture
@@ -188,7 +170,7 @@ def in_order(given: dict[str, Any]) -> str:
     return "-".join(str(one) for one in given.values())
 
 
-@needs_sakila
+@sakila.needed
 @pytest.mark.parametrize("answers", pairwise(), ids=in_order)
 async def test_the_shop_arrives_and_stays_in_step_whatever_nobody_knows(
     shop: Service, answers: dict[str, Any]
@@ -225,7 +207,7 @@ async def vanish(shop: Service, box: Handle) -> list[str]:
     return lost
 
 
-@needs_sakila
+@sakila.needed
 async def test_all_of_the_shop_arrives_and_nothing_is_sent_twice(shop: Service) -> None:
     """599 customers in sixteen lists: one request for each membership."""
     await shop.db.execute("update customer set activebool = true")
@@ -314,7 +296,7 @@ async def mended(shop: Service) -> None:
     await same(shop, "shop")
 
 
-@needs_sakila
+@sakila.needed
 async def test_after_every_mishap_the_lists_hold_what_the_shop_says(shop: Service) -> None:
     """Each kind of mishap has customers of its own; what became of them is looked at now and
     then."""
@@ -338,7 +320,7 @@ async def test_after_every_mishap_the_lists_hold_what_the_shop_says(shop: Servic
     assert daemon.alive
 
 
-@needs_sakila
+@sakila.needed
 @pytest.mark.parametrize("repeated", ["refuse", "double"])
 async def test_mishaps_where_an_add_may_make_a_second_record(shop: Service, repeated: str) -> None:
     box = await opened(shop, repeated_add=repeated, offset="pages", errors_in="body")

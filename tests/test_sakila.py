@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import asyncpg
 import pytest
 import sakila
-from conftest import fresh_database, named
+from conftest import fresh_database
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "config" / "sakila.sql"
-
-pytestmark = pytest.mark.skipif(
-    sakila.folder() is None, reason="Sakila's files are not here: set SYNCD_SAKILA to their folder"
-)
+pytestmark = sakila.needed
 
 
 @pytest.fixture(scope="session")
 def sakila_template(cluster: str, template: str) -> str:
     """The name of a database with Sakila and the example in it, to clone from."""
-
-    async def make() -> None:
-        admin = await asyncpg.connect(cluster)
-        await admin.execute(f"create database syncd_sakila template {template}")
-        await admin.close()
-        await sakila.load(named(cluster, "syncd_sakila"))
-        filled = await asyncpg.connect(named(cluster, "syncd_sakila"))
-        await filled.execute(EXAMPLE.read_text("utf-8"))
-        await filled.close()
-
-    asyncio.run(make())
-    return "syncd_sakila"
+    return asyncio.run(sakila.make_template(cluster, template, "syncd_sakila"))
 
 
 @pytest.fixture
@@ -73,7 +57,7 @@ async def test_the_views_show_every_customer_list_and_membership_once(
 async def test_the_example_can_be_applied_again_and_owes_nothing_for_it(
     shop: asyncpg.Connection,
 ) -> None:
-    await shop.execute(EXAMPLE.read_text("utf-8"))
+    await shop.execute(sakila.EXAMPLE.read_text("utf-8"))
     assert not await noted(shop)
     watched = await shop.fetch(
         "select relation::text, key, via::text, tells_gone from syncd.watched "

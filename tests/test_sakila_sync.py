@@ -8,45 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import pytest_asyncio
 import sakila
 import service
-from conftest import named
 from service import Process, Service, until
 
 from syncd.sandbox import Handle
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "config" / "sakila.sql"
-
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        sakila.folder() is None,
-        reason="Sakila's files are not here: set SYNCD_SAKILA to their folder",
-    ),
+    sakila.needed,
 ]
 
 
 @pytest.fixture(scope="module")
 def shop_template(cluster: str, template: str) -> str:
     """A database with Sakila and the example in it."""
-
-    async def make() -> None:
-        admin = await asyncpg.connect(cluster)
-        await admin.execute(f"create database syncd_shop template {template}")
-        await admin.close()
-        await sakila.load(named(cluster, "syncd_shop"))
-        made = await asyncpg.connect(named(cluster, "syncd_shop"))
-        await made.execute(EXAMPLE.read_text("utf-8"))
-        await made.close()
-
-    asyncio.run(make())
-    return "syncd_shop"
+    return asyncio.run(sakila.make_template(cluster, template, "syncd_shop"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -85,6 +85,20 @@ async def test_the_folder_comes_before_the_environment_and_that_before_the_table
     assert await secrets.get("acme-1") == "folder"
 
 
+async def test_a_whole_folder_that_systemd_loads_is_found_without_its_prefix(folder: Path) -> None:
+    """LoadCredential=syncd:/etc/syncd/credentials makes syncd_NAME of NAME."""
+    environ = {"CREDENTIALS_DIRECTORY": str(folder)}
+    (folder / "syncd_acme").write_text(f"{VALUE}\n")
+    (folder / "syncd_secret_key").write_text(OLD)
+    secrets = Secrets(None, environ)
+
+    assert await secrets.get("acme") == VALUE
+    assert [one.name for one in await secrets.names()] == ["acme"]
+    assert list(sealing_keys(environ)) == [OLD]
+    (folder / "acme").write_text("its own")
+    assert await secrets.get("acme") == "its own"
+
+
 async def test_an_empty_variable_counts_as_not_set(pool: Pool) -> None:
     secrets = Secrets(pool, {"SYNCD_SECRET_ACME": ""}, [OLD])
     await secrets.set("acme", "table")

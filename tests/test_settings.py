@@ -120,7 +120,7 @@ def test_a_lease_that_the_send_fence_cannot_live_with_is_refused_with_the_reason
     [fault] = faults()
 
     assert fault.startswith(
-        "settings: lease_seconds is 10, expected more than"
+        "settings: lease_seconds is 9, expected more than"
         " request_timeout_seconds + heartbeat_seconds = 10: "
     )
     assert "send fence" in fault

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -28,11 +30,10 @@ class InAddress(Echo):
         return {}
 
     @classmethod
-    def sign_target(cls, credential: Any, request: Request) -> str:
-        from urllib.parse import quote
-
+    def complete(cls, credential: Any, request: Request) -> Request:
         mark = "&" if "?" in request.target else "?"
-        return f"{request.target}{mark}access_token={quote(credential.key, safe='')}"
+        token = f"access_token={quote(credential.key, safe='')}"
+        return replace(request, target=f"{request.target}{mark}{token}")
 
 
 class PassKey(Key):
@@ -117,8 +118,10 @@ async def test_the_token_is_in_the_address_that_is_sent_and_in_nothing_that_is_t
 
 
 async def test_a_target_that_a_signature_breaks_is_not_sent() -> None:
-    broken = {"signed": [], "sign_target": classmethod(lambda cls, key, request: "/x\r\nY: 1")}
-    kind = type("Broken", (InAddress,), broken)
+    def complete(cls: Any, credential: Any, request: Request) -> Request:
+        return replace(request, target="/x\r\nY: 1")
+
+    kind = type("Broken", (InAddress,), {"signed": [], "complete": classmethod(complete)})
     async with serving(Office().handle) as base, opened(kind, base) as wire:
         with pytest.raises(ValueError, match="not a request target"):
             await wire.send(Request("GET", "/x"))

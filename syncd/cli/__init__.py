@@ -130,8 +130,9 @@ def _is_cancelled(error: BaseException) -> bool:
 
 def tell(faults: list[SyncdError]) -> int:
     """Every fault on a line of its own, once; returns the exit code of the gravest."""
+    mark = "<3>" if log.is_journal(sys.stderr) else ""
     for line in dict.fromkeys(line for fault in faults for line in str(fault).splitlines()):
-        sys.stderr.write(f"syncd: {line}\n")
+        sys.stderr.write(f"{mark}syncd: {line}\n")
     return max(fault.exit_code for fault in faults)
 
 
@@ -237,7 +238,7 @@ def main() -> None:
         app(prog_name="syncd")
 
 
-_GROUPS = ("daemon", "transfer", "operate", "secret", "authorize", "rehearse")
+_GROUPS = ("daemon", "transfer", "operate", "audit", "secret", "authorize", "rehearse")
 
 for _group in _GROUPS:  # each registers its commands with `app`; the help keeps this order
     if importlib.util.find_spec(f"syncd.cli.{_group}") is not None:

@@ -19,6 +19,7 @@ from syncd.errors import ConfigError, ProviderError
 from syncd.model import (
     Answer,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -96,11 +97,14 @@ class Handshakes(Protocol):
 
 @runtime_checkable
 class Completes(Protocol):
-    """An adapter whose addresses hold what only the credential knows."""
+    """An adapter whose addresses hold what only the credential knows: a customer, a token."""
 
     @classmethod
     def complete(cls, credential: Any, request: Request) -> Request:
-        """The request as it is to leave. Pure; neither judged nor shown in this form."""
+        """The request as it is to leave, below the base address; `sign` is given this form.
+
+        Pure. Nothing but the wire ever sees the answer: it is neither judged nor shown.
+        """
         ...
 
 
@@ -114,7 +118,7 @@ class KeyColumn(NamedTuple):
 class Exchange(NamedTuple):
     """How a credential is exchanged for a pass: sent to `base`, unsigned, at most now and then.
 
-    read: what the answer says: the key that `sign` and `sign_target` are given in place of the
+    read: what the answer says: the key that `sign` and `complete` are given in place of the
     credential (a model, whose texts are as secret), and for how many seconds it is good.
     """
 
@@ -163,6 +167,20 @@ class _OfAccount:
     def __get__(self, adapter: Any, kind: type[Any]) -> Traits:
         here: Traits = self._most if adapter is None else adapter.traits_here(self._most)
         return here
+
+
+class Ordinary:
+    """What most adapters say: the meters of their traits hold, and our id tells contacts apart."""
+
+    traits: ClassVar[Traits]
+
+    @classmethod
+    def meters(cls, options: Any) -> Mapping[str, Meter]:  # noqa: ARG003
+        return cls.traits.meters
+
+    @classmethod
+    def key_column(cls, options: Any) -> KeyColumn | None:  # noqa: ARG003
+        return None
 
 
 class Provider(Protocol):
@@ -220,15 +238,6 @@ class Provider(Protocol):
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Apply at most `traits.batch` changes; one Outcome each, in the same order."""
-        ...
-
-
-class SignsAddresses(Protocol):
-    """An adapter whose credential travels in the address."""
-
-    @classmethod
-    def sign_target(cls, credential: Any, request: Request) -> str:
-        """The target as it is sent. Pure; nothing but the wire ever sees the answer."""
         ...
 
 
@@ -298,6 +307,18 @@ class Finds(Protocol):
         ...
 
 
+class Compares(Protocol):
+    async def comparer(self) -> Comparer:
+        """How what a contact was given is compared with `Seen.fields` of it."""
+        ...
+
+
+class ReadsWhole(Protocol):
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """Read these contacts one by one, with everything that is told; None: not there."""
+        ...
+
+
 class Learns(Protocol):
     """An adapter that finds out about the account while it works, not only in `learn`."""
 
@@ -363,6 +384,11 @@ class RunsJobs(Protocol):
     ) -> Sequence[Outcome]:
         """Look at a bulk job; `Started` again while it runs, else one Outcome a change."""
         ...
+
+
+def not_proved(err: ProviderError, remedy: str) -> Sequence[Finding]:
+    """The one line of `check` where the credentials could not be tried, or are refused."""
+    return [Finding("credentials", "error", err.reason, remedy, err.exit_code)]
 
 
 @cache

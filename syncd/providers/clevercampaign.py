@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from syncd.errors import ProviderError, Transient
@@ -19,6 +20,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -32,7 +34,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, Options, Wire, of_account
+from syncd.providers import Credential, Options, Ordinary, Wire, of_account
 from syncd.providers import clevercampaign_answers as answers
 from syncd.providers import clevercampaign_check as check
 from syncd.providers import clevercampaign_lists as lists
@@ -40,20 +42,21 @@ from syncd.providers.clevercampaign_calls import METER, Calls
 from syncd.providers.clevercampaign_leave import Leave, withdraw_by_status
 from syncd.providers.clevercampaign_push import Put
 from syncd.providers.clevercampaign_reading import Account
-from syncd.providers.clevercampaign_scan import Scan, names
+from syncd.providers.clevercampaign_scan import Scan, names, seen
 from syncd.providers.clevercampaign_settings import (
     BASE_URL,
     CleverCampaignCredential,
     CleverCampaignOptions,
 )
 from syncd.providers.clevercampaign_sign import fresh_salt, signature
+from syncd.providers.clevercampaign_translate import unlike
 from syncd.providers.clevercampaign_work import LATER, Work, halfway
 
 OF_LISTS = Can.LISTS | Can.RENAME_LIST | Can.DELETE_LIST
 OF_SEARCH = Can.FIND | Can.SEES_GONE
 
 
-class CleverCampaign:
+class CleverCampaign(Ordinary):
     """Updates and deletes may be repeated, creates may not; nobody knows what else it does."""
 
     name: ClassVar[str] = "clevercampaign"
@@ -64,10 +67,17 @@ class CleverCampaign:
             batch=1,
             meters={METER: Meter(per_second=5.0, in_flight=4)},  # polite: none is documented (4)
             key="remote id",
-            can=OF_SEARCH | OF_LISTS | Can.SCAN | Can.ERASE | Can.RESUBSCRIBE,
+            can=OF_SEARCH
+            | OF_LISTS
+            | Can.SCAN
+            | Can.ERASE
+            | Can.RESUBSCRIBE
+            | Can.COMPARE
+            | Can.WHOLE,
             visible_after=2.0,
             default_fields={"firstname": "first_name", "lastname": "last_name"},
-            scans="account",
+            scans="account, then lists",
+            whole_pages=True,
         )
     )
 
@@ -87,7 +97,7 @@ class CleverCampaign:
         if not self._options.lists_enabled:
             can &= ~OF_LISTS
         if self._account.search is False:
-            can &= ~OF_SEARCH
+            can &= ~(OF_SEARCH | Can.WHOLE)
         if self._account.pages is False:
             can &= ~Can.SCAN
         return most if can is most.can else replace(most, can=can)
@@ -101,15 +111,6 @@ class CleverCampaign:
     def scope(cls, options: CleverCampaignOptions, credential: CleverCampaignCredential) -> str:  # noqa: ARG003
         """One pair of keys an account (2)."""
         return credential.api_key.get_secret_value()
-
-    @classmethod
-    def meters(cls, options: CleverCampaignOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """One for everything."""
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: CleverCampaignOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
@@ -148,6 +149,26 @@ class CleverCampaign:
 
     async def _found(self, change: Change) -> Found:
         work = Work(self._calls, self._account, change)
+        record = await self._looked_for(work)
+        if record is None:
+            return Found(None)
+        email = answers.email_of(record, self._options) or None
+        return Found({"id": self._id(record)}, email, work.refusal([record]))
+
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """As `find`, with everything that the record tells; lists are told by pages only."""
+        return [await self._whole(change) for change in changes]
+
+    async def _whole(self, change: Change) -> Seen | None:
+        record = await self._looked_for(Work(self._calls, self._account, change))
+        if record is None:
+            return None
+        return replace(seen(record, self._options), contact_id=change.contact_id)
+
+    async def comparer(self) -> Comparer:
+        return partial(unlike, self._options)
+
+    async def _looked_for(self, work: Work) -> answers.Record | None:
         record: answers.Record | None = None
         if work.contact_id is not None:
             record = await self._account.by_id(work.contact_id)
@@ -157,10 +178,7 @@ class CleverCampaign:
                 there = await self._paged_for(work.email.lower())
             same = [one for one in there if self._id(one) == work.contact_id]
             record = next(iter([*same, *there]), None)
-        if record is None:
-            return Found(None)
-        email = answers.email_of(record, self._options) or None
-        return Found({"id": self._id(record)}, email, work.refusal([record]))
+        return record
 
     async def _paged_for(self, email: str) -> Sequence[answers.Record]:
         """The search has just turned out not to work: this once, everybody is looked at."""

@@ -17,6 +17,7 @@ from syncd.providers.clevercampaign_answers import (
 from syncd.providers.clevercampaign_calls import Calls
 from syncd.providers.clevercampaign_reading import Account
 from syncd.providers.clevercampaign_settings import CleverCampaignOptions
+from syncd.providers.clevercampaign_translate import shaped
 
 
 class Scan:
@@ -44,7 +45,9 @@ class Scan:
     async def _contacts(self, start: int | None) -> AsyncIterator[Page]:
         path, before = self._options.contact_path, start
         async for number, found in self._account.paged(path, start):
-            yield Page([self._seen(one) for one in found], {"page": before} if before else {})
+            yield Page(
+                [seen(one, self._options) for one in found], {"page": before} if before else {}
+            )
             before = number
 
     async def _members(self, cursor: Mapping[str, Any]) -> AsyncIterator[Page]:
@@ -55,20 +58,24 @@ class Scan:
             before = begin
             async for number, found in self._account.paged(self._calls.members(one), begin):
                 place = {"list": one, **({"page": before} if before else {})}
-                yield Page([self._seen(member, one) for member in found], place)
+                yield Page([seen(member, self._options, one) for member in found], place)
                 before = number
 
-    def _seen(self, record: Record, *lists: str) -> Seen:
-        o = self._options
-        told = text_of(record, o.status_field)
-        evidence = {} if told is None else {o.status_field: told}
-        return Seen(
-            record_id(record, o) or "",
-            email_of(record, o) or None,
-            subscribed(record, o),
-            lists=lists,
-            evidence=evidence,
-        )
+
+def seen(record: Record, o: CleverCampaignOptions, *lists: str) -> Seen:
+    """A record as the core takes it."""
+    told = text_of(record, o.status_field)
+    evidence = {} if told is None else {o.status_field: told}
+    return Seen(
+        record_id(record, o) or "",
+        email_of(record, o) or None,
+        subscribed(record, o),
+        lists=lists,
+        evidence=evidence,
+        fields={
+            name: shaped(one) for name, one in record.items() if not isinstance(one, list | dict)
+        },
+    )
 
 
 async def names(account: Account, options: CleverCampaignOptions) -> dict[str, str]:

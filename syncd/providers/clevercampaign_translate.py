@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
-from syncd.model import Change, Person, Value
+from syncd.model import Change, Differences, Person, Value
 from syncd.providers.clevercampaign_settings import CleverCampaignOptions
 
 FORM = "application/x-www-form-urlencoded"
@@ -40,6 +40,16 @@ def content(person: Person, options: CleverCampaignOptions, lacking: list[str]) 
         else:
             made[name] = shaped(value)
     return made
+
+
+def unlike(options: CleverCampaignOptions, person: Person, told: Mapping[str, str]) -> Differences:
+    """Fields that are not as they were sent. Names come back in lower case, texts trimmed."""
+    pairs = {
+        name: (text.strip(), told.get(name.lower(), "").strip())
+        for name, text in content(person, options, []).items()
+        if name != options.email_field
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def shaped(value: Value) -> str:

@@ -25,6 +25,7 @@ from syncd.model import (
     Applied,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -34,12 +35,14 @@ from syncd.model import (
     OptedOut,
     Outcome,
     Request,
+    Seen,
     Traits,
 )
-from syncd.providers import Credential, KeyColumn, Options, Wire
+from syncd.providers import Credential, KeyColumn, Options, Ordinary, Wire
 from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
+from syncd.providers import clevertap_compare as compare
 from syncd.providers import clevertap_people as people
 from syncd.providers.clevertap_translate import (
     SYSTEM,
@@ -98,7 +101,7 @@ class CleverTapCredential(Credential):
         return SecretStr(text)
 
 
-class CleverTap:
+class CleverTap(Ordinary):
     """Every write may be repeated; what vanished there cannot be told; the flag cannot be read."""
 
     name: ClassVar[str] = "clevertap"
@@ -108,7 +111,15 @@ class CleverTap:
         batch=1000,
         meters={"upload": Meter(in_flight=15), "read": Meter(in_flight=3)},
         key="ours",
-        can=Can.REPEAT | Can.FIND | Can.ERASE | Can.OPT_OUT | Can.RESUBSCRIBE,
+        can=(
+            Can.REPEAT
+            | Can.FIND
+            | Can.ERASE
+            | Can.OPT_OUT
+            | Can.RESUBSCRIBE
+            | Can.COMPARE
+            | Can.WHOLE
+        ),
         visible_after=5.0,
         default_fields={
             "First Name": "first_name",
@@ -149,11 +160,6 @@ class CleverTap:
     @classmethod
     def account(cls, credential: CleverTapCredential) -> str:
         return credential.account_id.get_secret_value().upper()
-
-    @classmethod
-    def meters(cls, options: CleverTapOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """Requests in flight only; there is no rate and no quota (4)."""
-        return cls.traits.meters
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
@@ -262,6 +268,27 @@ class CleverTap:
         return await _side_by_side(self._found, changes)
 
     async def _found(self, change: Change) -> Found:
+        record, own = await self._looked_for(change)
+        if record is None:
+            return Found(None)
+        no = OptedOut(evidence={"MSG-email": False}) if compare.flag(record) is False else None
+        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """As `find`, with the properties; MSG-email where the account shows it."""
+        return await _side_by_side(self._whole, changes)
+
+    async def _whole(self, change: Change) -> Seen | None:
+        record, own = await self._looked_for(change)
+        if record is None:
+            return None
+        return compare.seen(record, own, change.contact_id, self._rules)
+
+    async def comparer(self) -> Comparer:
+        return partial(compare.unlike, self._rules)
+
+    async def _looked_for(self, change: Change) -> tuple[Mapping[str, Any] | None, str]:
+        """The contact's profile, and the identity by which it is written to."""
         record = await self._profile("identity", identity := identity_of(change))
         if record is None and self._options.adopt == "email":
             person = change.want or change.was
@@ -270,11 +297,8 @@ class CleverTap:
             record = record if people.is_of(record, address) else None
         known = answers.identities(record.get("identity")) if record else []
         if record is None or (self._options.adopt == "email" and not known):
-            return Found(None)
-        own = identity if identity in known or not known else known[0]
-        flag = (record.get("profileData") or {}).get("MSG-email")
-        no = OptedOut(evidence={"MSG-email": False}) if flag is False else None
-        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+            return None, identity
+        return record, identity if identity in known or not known else known[0]
 
     async def check_people(self, told: Mapping[str, str]) -> Sequence[Finding]:
         """Where profiles are taken by identity alone: who has one under another."""

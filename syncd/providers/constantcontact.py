@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -36,7 +38,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, Options, Signer, Wire
+from syncd.providers import Credential, Options, Ordinary, Signer, Wire, not_proved
 from syncd.providers import constantcontact_answers as answers
 from syncd.providers import constantcontact_lists as lists
 from syncd.providers.constantcontact_calls import FIRST_PAGE, METER, Calls
@@ -50,7 +52,7 @@ from syncd.providers.constantcontact_single import (
     evidence,
     number_for,
 )
-from syncd.providers.constantcontact_translate import LENGTHS, Rules, address_of
+from syncd.providers.constantcontact_translate import LENGTHS, Rules, address_of, unlike
 
 AT_ONCE = 4  # contacts looked after side by side; the meter decides how many requests leave
 SINGLES = 24  # contacts one by one in a push: more, and progress would be kept too rarely
@@ -101,7 +103,7 @@ class ConstantContactCredential(Credential):
         return secret
 
 
-class ConstantContact:
+class ConstantContact(Ordinary):
     """Every write may be repeated; a no is final there; jobs carry what adds and changes."""
 
     name: ClassVar[str] = "constantcontact"
@@ -121,8 +123,11 @@ class ConstantContact:
             | Can.DELETE_LIST
             | Can.OPT_OUT
             | Can.JOBS
+            | Can.COMPARE
+            | Can.WHOLE
         ),
         needs_list=True,
+        page=50,
         requests_per_batch=6.0,
         default_fields={
             "FirstName": "first_name",
@@ -164,15 +169,6 @@ class ConstantContact:
         return credential.username.lower()
 
     @classmethod
-    def meters(cls, options: ConstantContactOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """One for everything, challenges included."""
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: ConstantContactOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -183,7 +179,7 @@ class ConstantContact:
             await self._calls.account()
             there = await self.lists()
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         found = [Finding("credentials", "ok", f"accepted; {len(there)} lists there")]
         if len(there) > MOST_LISTS:
             says = f"{len(there)} lists; the provider advises to stay under {MOST_LISTS}"
@@ -328,6 +324,33 @@ class ConstantContact:
                 for one in entries
             ]
             yield Page(seen, {"next": following or begin})
+
+    async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
+        """Pages tell neither fields nor all lists: one request a contact (3)."""
+        return [await self._whole(change) for change in changes]
+
+    async def _whole(self, change: Change) -> Seen | None:
+        number = (change.remote or {}).get("id")
+        if number is None and (person := change.want or change.was) is not None:
+            email = address_of(person.email)
+            record = (await self._calls.search([email])).get(email) if email else None
+            number = None if record is None else record.number
+        whole = None if number is None else await self._calls.contact(str(number))
+        if whole is None:
+            return None
+        status = whole.text("Status").casefold()
+        return Seen(
+            whole.number,
+            address_of(whole.text("EmailAddress")) or None,
+            {"do not mail": False, "active": True}.get(status),
+            change.contact_id,
+            tuple(whole.lists),
+            evidence(whole),
+            {name: whole.text(name) for name in LENGTHS},
+        )
+
+    async def comparer(self) -> Comparer:
+        return partial(unlike, self._rules)
 
     @classmethod
     def remembered(

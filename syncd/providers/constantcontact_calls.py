@@ -6,7 +6,6 @@ Targets are below the account's root: `ConstantContact.complete` puts the user's
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +28,6 @@ METER = "api"
 MOST_ADDRESSES = 50  # of one search
 ATOM_TYPE = {"Content-Type": "application/atom+xml"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-NOBODY = "syncd-control.invalid"  # no address can ever be there (RFC 2606)
 FIRST_PAGE = Request("GET", "/", meter=METER)
 
 _NEXT = re.compile(r"[!-~]*")
@@ -68,7 +66,7 @@ class Calls:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._root = ""
-        self._says_empty = False  # "nobody found" is an empty page in this account, not a 500
+        self._known: str | None = None  # an address that is there; to tell a failed search by
 
     async def read(self, target: str) -> Answer:
         return await self._wire.send(Request("GET", target, meter=METER))
@@ -140,37 +138,44 @@ class Calls:
         """Who has these addresses, in whatever status: address → contact."""
         found: dict[str, Person] = {}
         for start in range(0, len(addresses), MOST_ADDRESSES):
-            found |= await self._search(addresses[start : start + MOST_ADDRESSES])
-        return found
+            some = addresses[start : start + MOST_ADDRESSES]
+            people = await self._search(some)
+            found |= await self._vouched(some) if people is None else people
+        return {email: one for email, one in found.items() if email in addresses}
 
-    async def _search(self, addresses: Sequence[str]) -> dict[str, Person]:
-        answer = await self._searched(addresses)
+    async def _search(self, addresses: Sequence[str]) -> dict[str, Person] | None:
+        """None: a 500, which may mean that nobody was found, or be trouble (3)."""
+        query = "&".join(f"email={quote(one, safe='')}" for one in addresses)
+        answer = await self.read(f"/contacts?{query}")
         if answer.status == 500:
-            await self._nobody_or_trouble()
-            return {}
+            return None
         if answer.status >= 300:
             raise Indivisible(said(answer), status=answer.status)
         entries, _ = feed(answer, "Contact")
-        self._says_empty |= not entries
-        people = map(person, entries)
-        return {one.email: one for one in people if one.email in addresses}
+        people = {one.email: one for one in map(person, entries)}
+        self._known = next(iter(people), self._known)
+        return people
 
-    async def _searched(self, addresses: Sequence[str]) -> Answer:
-        query = "&".join(f"email={quote(one, safe='')}" for one in addresses)
-        return await self.read(f"/contacts?{query}")
+    async def _vouched(self, addresses: Sequence[str]) -> dict[str, Person]:
+        """Search again beside somebody who is there: then it is not "nobody found" in any case, and
+        who is missing from the answer is not there."""
+        self._known = self._known or await self._anybody()
+        if self._known is None:
+            return {}  # the account is empty
+        found: dict[str, Person] = {}
+        for start in range(0, len(addresses), MOST_ADDRESSES - 1):
+            some = addresses[start : start + MOST_ADDRESSES - 1]
+            people = await self._search([*some, self._known])
+            if people is None or self._known not in people:
+                raise Transient("the search failed", status=500)
+            found |= people
+        return found
 
-    async def _nobody_or_trouble(self) -> None:
-        """A 500 may mean that nobody was found, or be trouble (3). A search for an address that
-        cannot be there tells what this account says of nobody; and something else must work."""
-        trouble = Transient("the search failed", status=500)
-        if self._says_empty:
-            raise trouble
-        control = await self._searched([f"{secrets.token_hex(8)}@{NOBODY}"])
-        if control.status < 300:
-            self._says_empty = True
-        if control.status != 500:
-            raise trouble
-        await self.account()
+    async def _anybody(self) -> str | None:
+        """The address of somebody who is there: records never go (5)."""
+        async for entries, _ in self.pages("/contacts", "Contact"):
+            return next((one.email for one in map(person, entries) if one.email), None)
+        return None
 
     async def updated(self, since: datetime, which: str) -> AsyncIterator[Sequence[Person]]:
         """Contacts in a system list that were changed since then; seconds are not skipped (8)."""

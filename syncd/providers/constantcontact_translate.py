@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syncd.model import Person, Value
+from syncd.model import Differences, Person, Value
 from syncd.providers.constantcontact_atom import clean
 from syncd.providers.constantcontact_places import CODES, COUNTRIES, STATES, state_code
 
@@ -162,6 +162,29 @@ def differs(wanted: Mapping[str, str], there: Mapping[str, str]) -> bool:
         if wanted.get(name) and not wanted.get(code) and held.get(name):
             held.pop(code, None)  # filled in by the provider
     return normalised(wanted) != normalised(held)
+
+
+def unlike(rules: Rules, person: Person, told: Mapping[str, str]) -> Differences:
+    """Mapped fields whose elements are not as they were sent."""
+    sent = elements(person, rules)
+    found = {}
+    for name in person.fields:
+        own = {
+            "Phone": (rules.phone_as,),
+            "Address": ("Addr1", "Addr2", "Addr3"),
+            "State": ("StateCode", "StateName"),
+            "Country": ("CountryCode", "CountryName"),
+        }.get(name, (name,))
+        wanted = {one: sent[one] for one in own if one in sent}
+        if wanted and differs(wanted, told):
+            found[name] = _line(wanted), _line({one: told.get(one, "") for one in wanted})
+    return found
+
+
+def _line(values: Mapping[str, str]) -> str:
+    """A field's elements as one text; of a code and its name the code is enough."""
+    filled = [text for text in values.values() if text]
+    return filled[0] if filled and "Addr1" not in values else ", ".join(filled)
 
 
 # ── Bulk data: section 3, "Activities" ──────────────────────────────────────────────────────

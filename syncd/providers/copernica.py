@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
@@ -21,6 +23,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Comparer,
     Erased,
     Finding,
     Found,
@@ -33,7 +36,16 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, Exchange, Grant, KeyColumn, Options, Owner, Wire
+from syncd.providers import (
+    Credential,
+    Exchange,
+    Grant,
+    Options,
+    Ordinary,
+    Owner,
+    Wire,
+    not_proved,
+)
 from syncd.providers import copernica_answers as answers
 from syncd.providers import copernica_sign as signing
 from syncd.providers.copernica_alive import Alive
@@ -42,7 +54,7 @@ from syncd.providers.copernica_database import Database, Ours, Place
 from syncd.providers.copernica_find import Finder, evidence, no_of
 from syncd.providers.copernica_lists import Lists
 from syncd.providers.copernica_push import Errand
-from syncd.providers.copernica_translate import clock
+from syncd.providers.copernica_translate import clock, unlike
 
 OVERLAP = timedelta(hours=3)  # of readings: an hour comes twice when summer ends (4)
 HOST = "https://api.copernica.com"
@@ -127,7 +139,7 @@ class CopernicaPass(CopernicaCredential):
     jwt: SecretStr
 
 
-class Copernica:
+class Copernica(Ordinary):
     """Updates go by id, creates by our key; a no is what unsubscribing writes into the fields."""
 
     name: ClassVar[str] = "copernica"
@@ -149,6 +161,7 @@ class Copernica:
             | Can.RESUBSCRIBE
             | Can.SEES_GONE
             | Can.FIELDS
+            | Can.COMPARE
         ),
         visible_after=5.0,
         default_fields={
@@ -164,6 +177,7 @@ class Copernica:
             "birth_date": "birth_date",
         },
         scans="account",
+        whole_pages=True,
     )
 
     def __init__(self, wire: Wire, options: CopernicaOptions, findings: Mapping[str, Any]) -> None:
@@ -184,14 +198,6 @@ class Copernica:
         return credential.access_token.get_secret_value()
 
     @classmethod
-    def meters(cls, options: CopernicaOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: CopernicaOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -205,7 +211,7 @@ class Copernica:
             found = [Finding("credentials", "ok", f"accepted; account {account}")]
             database = await self._place.look(anew=True)
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         says = f"{self._options.database!r} is database {database.id}"
         return [*found, Finding("database", "ok", says), *self._findings_of(database)]
 
@@ -299,6 +305,9 @@ class Copernica:
             there = [_seen(database, one) for one in some if not one.is_gone]
             yield Page(there, {"after": max(int(one.id) for one in some)})
 
+    async def comparer(self) -> Comparer:
+        return partial(unlike, (await self._place.reading()).fields)
+
     @classmethod
     def remembered(
         cls,
@@ -367,11 +376,12 @@ class Copernica:
         return {}
 
     @classmethod
-    def sign_target(cls, credential: CopernicaCredential, request: Request) -> str:
-        """v1 to v3: on every call, as a query parameter, and nowhere else (2b)."""
+    def complete(cls, credential: CopernicaCredential, request: Request) -> Request:
+        """v1 to v3: the token on every call, as a query parameter, and nowhere else (2b)."""
         if isinstance(credential, CopernicaPass):
-            return request.target
-        return signing.with_token(request.target, credential.access_token.get_secret_value())
+            return request
+        token = credential.access_token.get_secret_value()
+        return replace(request, target=signing.with_token(request.target, token))
 
 
 def _seen(database: Database, one: answers.Profile) -> Seen:
@@ -382,6 +392,7 @@ def _seen(database: Database, one: answers.Profile) -> Seen:
         database.contact(one),
         database.lists_of(one),
         evidence(one),
+        one.fields,
     )
 
 

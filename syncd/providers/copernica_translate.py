@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from syncd.model import Person, Value
+from syncd.model import Differences, Person, Value
 from syncd.providers.copernica_calls import OPERATORS
 
 ZONE = ZoneInfo("Europe/Amsterdam")  # observed: clocks have no zone (4)
@@ -159,6 +159,34 @@ def content(person: Person, fields: Mapping[str, Field], lacking: list[str]) -> 
         else:
             made[name] = _fitting(fields[name], text, lacking)
     return made
+
+
+def unlike(fields: Mapping[str, Field], person: Person, told: Mapping[str, Any]) -> Differences:
+    """Fields that do not hold what was sent; what is not in the database is not looked at."""
+    known = {name: value for name, value in person.fields.items() if name in fields}
+    sent = content(person._replace(fields=known), fields, [])
+    pairs = {name: (text, str(told.get(name) or "")) for name, text in sent.items()}
+    return {
+        name: pair
+        for name, pair in pairs.items()
+        if len({_held(fields[name], one) for one in pair}) > 1
+    }
+
+
+def _held(field: Field, text: str) -> str:
+    """A value as this type keeps it, whichever way it was written."""
+    text = text.strip()
+    match field.type:
+        case "integer" | "foreign_key" | "float":
+            try:
+                return repr(float(text or 0))
+            except ValueError:
+                return text
+        case "date" | "datetime" | "empty_date" | "empty_datetime":
+            return "" if text.startswith("0000") else text
+        case "email":
+            return text.lower()
+    return text.replace("\r\n", "\n")
 
 
 def _shaped(field: Field, value: Value) -> str | None:

@@ -30,7 +30,7 @@ from syncd.model import (
     Seen,
     Traits,
 )
-from syncd.providers import Credential, KeyColumn, Options, Wire
+from syncd.providers import Credential, Options, Ordinary, Wire, not_proved
 from syncd.providers import redcappi_answers as answers
 from syncd.providers import redcappi_lists as lists
 from syncd.providers.redcappi_push import METER, Calls, Errand, Scope
@@ -83,7 +83,7 @@ class RedCappiCredential(Credential):
         return secret
 
 
-class RedCappi:
+class RedCappi(Ordinary):
     """Edits and deletes may be repeated, adds may not; a no shows only by being gone."""
 
     name: ClassVar[str] = "redcappi"
@@ -105,6 +105,7 @@ class RedCappi:
         ),
         needs_list=True,
         visible_after=1.0,
+        page=500,
         default_fields={
             "first_name": "first_name",
             "last_name": "last_name",
@@ -150,15 +151,6 @@ class RedCappi:
         return credential.public_key.get_secret_value()
 
     @classmethod
-    def meters(cls, options: RedCappiOptions) -> Mapping[str, Meter]:  # noqa: ARG003
-        """One for everything."""
-        return cls.traits.meters
-
-    @classmethod
-    def key_column(cls, options: RedCappiOptions) -> KeyColumn | None:  # noqa: ARG003
-        return None
-
-    @classmethod
     def judge(cls, request: Request, answer: Answer) -> ProviderError | Literal["ok"] | None:
         """Section 7."""
         return answers.judged(request, answer)
@@ -168,7 +160,7 @@ class RedCappi:
         try:
             there = await self._calls.lists()
         except ProviderError as err:
-            return [Finding("credentials", "error", err.reason, _remedy(err), err.exit_code)]
+            return not_proved(err, _remedy(err))
         found = [Finding("credentials", "ok", f"accepted; {len(there)} lists there")]
         twice = sorted(name for name, times in Counter(there.values()).items() if times > 1)
         if twice:

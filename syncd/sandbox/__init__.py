@@ -43,7 +43,7 @@ class Handle:
         self.state.faults.set(faults)
 
     def next_fault(self, kind: Kind, times: int = 1, path: str | None = None, **more: Any) -> None:
-        """Queue an exact fault for the next *times* requests; more: status, retry_after."""
+        """Queue an exact fault for the next *times* requests; more: method, status, retry_after."""
         self.state.faults.push(kind, times, path, **more)
 
     def set_limits(self, **limits: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from syncd.sandbox.clevercampaign_account import Contact, Refused
+from syncd.sandbox.deeds import carried_out
 
 if TYPE_CHECKING:
     from syncd.sandbox.clevercampaign import CleverCampaign
@@ -38,13 +39,7 @@ class Deed(BaseModel):
 
 def act(account: CleverCampaign, given: dict[str, Any]) -> dict[str, Any]:
     """Do one deed; ValueError says why it cannot be done."""
-    deed = Deed.model_validate(given)
-    try:
-        told = _done(account, deed)
-    except Refused as err:
-        raise ValueError(f"{deed.do}: {err.message}") from None
-    account.note(0, "act", **deed.model_dump(exclude_defaults=True))
-    return told
+    return carried_out(account, Deed.model_validate(given), _done, Refused)
 
 
 def _done(account: CleverCampaign, deed: Deed) -> dict[str, Any]:

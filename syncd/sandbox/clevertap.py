@@ -41,6 +41,7 @@ class Limits(Options):
     )
     revoked: list[str] = Field(default_factory=list)  # passcodes: expired, reset or revoked
     partners: list[str] = Field(default_factory=lambda: ["syncd"])
+    refused: list[str] = Field(default_factory=list)  # addresses that are refused as bad
     merge_by_email: bool = False
     set_supported: bool = True
     delete_supported: bool = True

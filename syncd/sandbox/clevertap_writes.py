@@ -135,6 +135,8 @@ class Writes:
         kind, name = identifier(row)
         event = row["type"] == "event"
         data: dict[str, Any] = {}
+        if not event and row["profileData"].get("Email") in self.account.limits.refused:
+            return 515, "Email is not valid"
         if not event:
             data = cleaned(row["profileData"], self.profiles.names, note, learn=apply)
         if not apply:

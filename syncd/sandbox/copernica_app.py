@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from syncd.sandbox.copernica_account import Column, Profile, Refused
+from syncd.sandbox.deeds import carried_out
 
 if TYPE_CHECKING:
     from syncd.sandbox.copernica import Copernica
@@ -44,13 +45,7 @@ class Deed(BaseModel):
 
 def act(copernica: Copernica, given: dict[str, Any]) -> dict[str, Any]:
     """Do one deed; ValueError says why it cannot be done."""
-    deed = Deed.model_validate(given)
-    try:
-        told = _defined(copernica, deed)
-    except Refused as err:
-        raise ValueError(f"{deed.do}: {err}") from None
-    copernica.note(0, "act", **deed.model_dump(exclude_defaults=True))
-    return told
+    return carried_out(copernica, Deed.model_validate(given), _defined, Refused)
 
 
 def _defined(copernica: Copernica, deed: Deed) -> dict[str, Any]:

@@ -48,12 +48,13 @@ CUTS: frozenset[str] = frozenset({"cut_before", "cut_after", "outage_close"})
 
 
 class OneShot(BaseModel):
-    """A fault that strikes the next *times* requests to *path* (any path when absent)."""
+    """A fault that strikes the next *times* requests of *method* to *path* (any when absent)."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Kind
     times: int = Field(default=1, ge=1)
+    method: str | None = None
     path: str | None = None
     status: int | None = None
     retry_after: float | None = None
@@ -134,7 +135,7 @@ class Faults:
         shot = OneShot(kind=kind, times=times, path=path, **more)
         self.settings.next.append(shot)
 
-    def draw(self, path: str) -> Fault:
+    def draw(self, path: str, method: str = "") -> Fault:
         """Decide the fate of one request; three numbers are drawn whatever the outcome."""
         spread, split, lot = (self._random.random() for _ in range(3))
         if self.settings.paths is not None and path not in self.settings.paths:
@@ -143,7 +144,7 @@ class Faults:
         else:
             low, high = self.settings.latency_ms
         wait = (low + (high - low) * spread) / 1000
-        shot = self._one_shot(path)
+        shot = self._one_shot(path, method)
         kind = shot.kind if shot else self._lasting(path) or self._by_lot(lot)
         if kind is not None:
             self.struck[kind] += 1
@@ -155,9 +156,9 @@ class Faults:
             self.settings.retry_after if shot is None else shot.retry_after,
         )
 
-    def _one_shot(self, path: str) -> OneShot | None:
+    def _one_shot(self, path: str, method: str) -> OneShot | None:
         for shot in self.settings.next:
-            if shot.path in (None, path):
+            if shot.path in (None, path) and shot.method in (None, method):
                 shot.times -= 1
                 if not shot.times:
                     self.settings.next.remove(shot)

@@ -33,7 +33,7 @@ class Desk:
         except (web.RequestPayloadError, ConnectionError):
             return web.Response(status=400)  # the client left in the middle of its body
         stand_in = self.stand_in
-        fault = stand_in.faults.draw(call.path)
+        fault = stand_in.faults.draw(call.path, call.method)
         meter = stand_in.open(call)
         broken = stand_in.meters.enter(call, meter) if meter else None
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import asyncpg
 
 from syncd.providers import provider
 
-from . import bare, latency, server, singly
+from . import bare, fleet, latency, server, singly
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -289,6 +290,20 @@ class Bench:
         requests = told["requests"] * 1000 / changed
         self.say(f"{what} changes", None, n=n, changed=changed, requests_per_1000=requests)
 
+    async def fleet(self) -> None:
+        n = min(self.n, 3_000)
+        slow = {**os.environ, "BENCH_LATENCY": str(fleet.LATENCY)}
+        with _stub(slow) as port:
+            url = await server.listed(self.uri, n, port, f"bench_fleet_{n}")
+            environ = self.environ(url)
+            for _ in range(self.pairs):
+                for daemons in fleet.COUNTS:
+                    await self.execute(url, FORGET_LISTS, EMPTY, "checkpoint")
+                    async with aiohttp.ClientSession() as s:
+                        await s.get(f"http://127.0.0.1:{port}/_seen")
+                    told = await fleet.measure(url, environ, self.postmaster, n, daemons)
+                    self.say("fleet", None, latency_ms=1000 * fleet.LATENCY, **told)
+
     async def capture(self) -> None:
         running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.capture")
         await running.wait()
@@ -307,30 +322,38 @@ update syncd.feed set scanned_at = null"""
 REFILL = "truncate mirror"  # contacts were changed: the ideal's mirror is filled anew when needed
 
 
+@contextlib.contextmanager
+def _stub(environ: Mapping[str, str]) -> Iterator[int]:
+    """The port of a provider's stand-in, a process of its own."""
+    stub = subprocess.Popen(
+        [sys.executable, str(HERE / "provider.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(environ),
+    )
+    try:
+        assert stub.stdout
+        yield int(stub.stdout.readline())
+    finally:
+        stub.terminate()
+
+
 def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
     return round(float(statistics.median(one[name] for one in runs)), 2)
 
 
 def main() -> None:
-    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi", "singly")
+    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi", "singly", "fleet")
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=3)
     told = parser.parse_args()
     chosen = names if "all" in told.what else told.what
-    stub = subprocess.Popen(
-        [sys.executable, str(HERE / "provider.py")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert stub.stdout
-        port = int(stub.stdout.readline())
-        with server.started() as (uri, postmaster):
-            bench = Bench(uri, postmaster, port, told.n, told.pairs)
-            for name in chosen:
-                asyncio.run(getattr(bench, name)())
-    finally:
-        stub.terminate()
+    with _stub(os.environ) as port, server.started() as (uri, postmaster):
+        bench = Bench(uri, postmaster, port, told.n, told.pairs)
+        for name in chosen:
+            asyncio.run(getattr(bench, name)())
 
 
 if __name__ == "__main__":

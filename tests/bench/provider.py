@@ -8,6 +8,7 @@ mark (`mark-17-`) came in: GET /_seen returns and forgets {"requests", "records"
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 
@@ -16,6 +17,7 @@ import uvloop
 
 MARK = re.compile(rb"mark-\d+-")
 _SIZE, _OFFSET = re.compile(rb"pagesize=(\d+)"), re.compile(rb"offset=(\d+)")
+LATENCY = float(os.environ.get("BENCH_LATENCY", "0"))  # seconds before every answer
 SMALL = 65_536  # only bodies under this are searched for marks
 
 
@@ -97,10 +99,16 @@ class Stub(asyncio.Protocol):
             self._send(b"200 OK", b'{"code":201,"message":"Contact added"}')
 
     def _send(self, status: bytes, body: bytes) -> None:
-        self.transport.write(
+        self._write(
             b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (status, len(body), body)
         )
+
+    def _write(self, data: bytes) -> None:
+        if LATENCY:
+            asyncio.get_running_loop().call_later(LATENCY, self.transport.write, data)
+        else:
+            self.transport.write(data)
 
 
 async def main() -> None:

@@ -134,13 +134,13 @@ async def filled(uri: str, n: int, provider_port: int) -> str:
     return url
 
 
-async def listed(uri: str, n: int, provider_port: int) -> str:
+async def listed(uri: str, n: int, provider_port: int, name: str = "") -> str:
     """As `filled`, everybody in one list; `bench` is an account that takes one a call."""
     options = {
         "base_url": f"http://127.0.0.1:{provider_port}",
         "meters": {"api": {"in_flight": 0, "per_second": 0}},
     }
-    return await singly(uri, n, "redcappi", options, "pair", COLUMNS)
+    return await singly(uri, n, "redcappi", options, "pair", COLUMNS, name)
 
 
 async def singly(
@@ -150,10 +150,12 @@ async def singly(
     options: Mapping[str, Any],
     credential: str,
     fields: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> str:
     """The address of a database with n contacts in one list, and `bench` at this provider."""
-    url = named(uri, f"bench_{provider}_{n}")
-    made = await _source(url, n, ONE_LIST) if await _created(uri, f"bench_{provider}_{n}") else None
+    name = name or f"bench_{provider}_{n}"
+    url = named(uri, name)
+    made = await _source(url, n, ONE_LIST) if await _created(uri, name) else None
     made = made or await asyncpg.connect(url)
     await made.execute("delete from syncd.destination")
     await made.execute(

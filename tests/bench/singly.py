@@ -71,11 +71,8 @@ class Bare:
                 return answer
 
     async def _exchange(self, request: Request, signed: Mapping[str, str]) -> Answer:
-        target = request.target
-        if hasattr(self.kind, "sign_target"):
-            target = self.kind.sign_target(self.credential, request)
         self.requests += 1
-        url = URL(self.base + target, encoded=True)
+        url = URL(self.base + request.target, encoded=True)
         headers = {**request.headers, **signed}
         async with self.session.request(
             request.method, url, data=request.body or None, headers=headers, allow_redirects=False
