@@ -5,8 +5,13 @@ select exists (select 1 from syncd.journal where destination_id = $1::int and st
 
 -- name: waiting
 -- What of the rows planned until then ($2; null: until now) is still to be done; whether a bulk job
--- of the provider has some of them.
-select count(*) as n, coalesce(bool_or(j.receipt is not null), false) as jobs,
+-- of the provider has some of them, or a scan that gets on, however long it takes.
+select count(*) as n,
+       coalesce(bool_or(j.receipt is not null or j.waits_for is not null and exists (
+           select 1 from syncd.scan s
+            where s.destination_id = $1::int and s.feed = 'contacts' and s.finished_at is null
+              and s.list_key = any(j.waits_for)
+              and s.moved_at > clock_timestamp() - interval '30 s')), false) as jobs,
        clock_timestamp() as now
   from syncd.journal j
  where j.destination_id = $1::int and j.state in ('due', 'sent')

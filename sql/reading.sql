@@ -51,6 +51,7 @@ select s.id, s.list_key, s.begun_at is not null as begun,
                   and j.state = 'due' and j.lane = 0) as urgent
   from syncd.scan s
  where s.destination_id = $1::int and s.feed = 'contacts' and s.finished_at is null
+   and (s.not_before is null or s.not_before <= clock_timestamp())
    and (s.claimed_by is null or s.claimed_by = $2::bigint
         or not exists (select 1 from syncd.worker w
                         where w.id = s.claimed_by and w.alive_until > now()))
@@ -58,7 +59,8 @@ select s.id, s.list_key, s.begun_at is not null as begun,
 
 -- name: any_open
 select exists (select 1 from syncd.scan
-                where destination_id = $1::int and feed = 'contacts' and finished_at is null);
+                where destination_id = $1::int and feed = 'contacts' and finished_at is null
+                  and (not_before is null or not_before <= clock_timestamp()));
 
 -- name: give_up_old
 -- A scan that stood still for long proves nothing any more: it is begun anew.
@@ -327,31 +329,36 @@ returning id;
 -- Whoever was missed once is looked for a second time, at once: one scan proves no absence. A scan
 -- that has itself confirmed others leaves who went meanwhile to the schedule: people always go.
 -- Whoever waits, and of whom this scan ($3) could not say anything (written too late, or waiting too
--- late), waits for the next; not before what was written can be read ($4 seconds).
-insert into syncd.scan (destination_id, feed, list_key)
-select $1::int, 'contacts', $2::text
- where exists (select 1 from syncd.missing x
-                where x.destination_id = $1::int and x.list_key = $2::text and x.scans = 1
-                  and (not exists (select 1 from syncd.missing o
-                                    where o.destination_id = $1::int and o.list_key = $2::text
-                                      and o.scans >= 2 and o.plan_id is null)
-                       or exists (select 1 from syncd.journal j
-                                   where j.destination_id = $1::int
-                                     and j.contact_id = x.contact_id
-                                     and j.waits_for @> array[$2::text])))
-    or exists (select 1 from syncd.journal j
-                 left join syncd.mirror m
-                   on m.destination_id = j.destination_id and m.contact_id = j.contact_id
-                where j.destination_id = $1::int and j.waits_for @> array[$2::text]
-                  and j.state = 'due'
-                  and coalesce(m.pushed_at, '-infinity')
-                      < now() - make_interval(secs => $4::float8)
-                  and not exists (select 1 from syncd.seen s
-                                   where s.destination_id = $1::int and s.list_key = $2::text
-                                     and s.contact_id = j.contact_id and s.scan_id = $3::bigint)
-                  and not exists (select 1 from syncd.missing o
-                                   where o.destination_id = $1::int and o.list_key = $2::text
-                                     and o.contact_id = j.contact_id))
+-- late), waits for the next: which begins when what was written can be read ($4 seconds).
+with missed as materialized (
+    select exists (
+        select 1 from syncd.missing x
+         where x.destination_id = $1::int and x.list_key = $2::text and x.scans = 1
+           and (not exists (select 1 from syncd.missing o
+                             where o.destination_id = $1::int and o.list_key = $2::text
+                               and o.scans >= 2 and o.plan_id is null)
+                or exists (select 1 from syncd.journal j
+                            where j.destination_id = $1::int and j.contact_id = x.contact_id
+                              and j.waits_for @> array[$2::text]))) as any_of_them
+), unanswered as materialized (
+    select min(coalesce(m.pushed_at, '-infinity')) + make_interval(secs => $4::float8) as readable
+      from syncd.journal j
+      left join syncd.mirror m
+        on m.destination_id = j.destination_id and m.contact_id = j.contact_id
+     where j.destination_id = $1::int and j.waits_for @> array[$2::text] and j.state = 'due'
+       and not exists (select 1 from syncd.seen s
+                        where s.destination_id = $1::int and s.list_key = $2::text
+                          and s.contact_id = j.contact_id and s.scan_id = $3::bigint)
+       and not exists (select 1 from syncd.missing o
+                        where o.destination_id = $1::int and o.list_key = $2::text
+                          and o.contact_id = j.contact_id)
+)
+insert into syncd.scan (destination_id, feed, list_key, not_before)
+select $1::int, 'contacts', $2::text,
+       case when not missed.any_of_them and unanswered.readable > clock_timestamp()
+            then unanswered.readable end
+  from missed cross join unanswered
+ where missed.any_of_them or unanswered.readable is not null
 on conflict (destination_id, list_key) where feed = 'contacts' and finished_at is null do nothing;
 
 -- name: stamp_list

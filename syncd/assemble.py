@@ -38,7 +38,7 @@ from syncd.worker import Worker
 NOT_OF_THE_WIRE = frozenset(Options.model_fields)
 """Options that change where and how fast is sent, not what: they are not in the generation."""
 
-SINGLES = 250  # contacts of one claim, where a request carries but one and none limits them
+SINGLES = 500  # contacts of one claim, where a request carries but one and none limits them
 
 
 @dataclass(slots=True)
@@ -305,7 +305,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         made.list_ids,
     )
     writes = next(iter(limits.values()))
-    most = writes.in_flight or 16
+    most = writes.in_flight or 32
     singly = made.provider.traits.batch == 1
     rules = Rules(
         destination.when_gone,

@@ -56,8 +56,7 @@ class Compare:
            then exists (select 1 {mine} and {key} between {low} and {high})
            else false end"""
 
-    @cached_property
-    def _erase(self) -> str:
+    def _erase(self, email: str) -> str:
         """Whether k.contact_id, or who has its address there, is being erased, and the destination
         is still to be told."""
         return f"""case when (select exists (select 1 from syncd.erasing))
@@ -65,16 +64,15 @@ class Compare:
                          where not {self.desired.destination_id} = any(e.done)
                            and ((e.contact_id = k.contact_id
                                  and e.source = {literal(self.desired.source.name)})
-                                or e.email = m.email or 'erasure ' || e.id = k.contact_id))
+                                or e.email = {email} or 'erasure ' || e.id = k.contact_id))
            else false end"""
 
-    @cached_property
-    def _erase_email(self) -> str:
+    def _erase_email(self, email: str) -> str:
         """By which address it is erased, beside its id: its own, unless another keeps that."""
         mine = f"e.contact_id = k.contact_id and e.source = {literal(self.desired.source.name)}"
         return f"""case when (select exists (select 1 from syncd.erasing)) then coalesce(
                (select e.email from syncd.erasing e
-                 where e.email = m.email or 'erasure ' || e.id = k.contact_id limit 1),
+                 where e.email = {email} or 'erasure ' || e.id = k.contact_id limit 1),
                (select x.email
                   from syncd.erasing e
                   join syncd.erasing x on x.erasure_id = e.erasure_id and x.email is not null
@@ -100,7 +98,7 @@ with d as materialized (
     select d.contact_id, d.email, d.subscribed, d.fault, d.digest from ({self.desired.by_keys}) d)
 select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
        lower(d.email) as email, d.subscribed, {self._states}, w.in_window,
-       d.contact_id is null and {self._erase} as erase, {crowded} as crowded
+       d.contact_id is null and {self._erase("m.email")} as erase, {crowded} as crowded
   from unnest($2::text[]) k (contact_id)
   full join d on d.contact_id = k.contact_id {self._mirror(_IDS)} {self._journal(_IDS)}
  cross join lateral (select {self._in_window} as in_window offset 0) w
@@ -218,50 +216,45 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         destination = self.desired.destination_id
         more = ", m.fields, m.lists, m.remote, m.pushed_at"
         return f"""
-with d as materialized ({self.desired.by_keys})
-select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
-       lower(d.email) as email{fields}, d.lists, d.list_names, d.remote_key, d.subscribed,
-       d.fault, d.digest,
-       m.state as m_state, m.digest as m_digest, m.email as m_email, m.subscribed as m_subscribed,
-       m.fields as m_fields, m.lists as m_lists, m.remote as m_remote, m.pushed_at as m_pushed_at,
+with d as materialized ({self.desired.by_keys}),
+k as materialized (
+    select k.contact_id, k.tried, d.contact_id is not null as wanted, d.email as raw_email,
+           lower(d.email) as email{fields}, d.lists, d.list_names, d.remote_key, d.subscribed,
+           d.fault, d.digest, m.state as m_state, m.digest as m_digest, m.email as m_email,
+           m.subscribed as m_subscribed, m.fields as m_fields, m.lists as m_lists,
+           m.remote as m_remote, m.pushed_at as m_pushed_at
+      from unnest($2::text[], $3::text[]) k (contact_id, tried)
+      full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}
+), flights as materialized ({self._flights})
+select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")}, k.lists,
+       k.list_names, k.remote_key, k.subscribed, k.fault, k.digest, k.m_state, k.m_digest,
+       k.m_email, k.m_subscribed, k.m_fields, k.m_lists, k.m_remote, k.m_pushed_at,
        {self._in_window} as in_window,
-       case when lower(d.email) is distinct from m.email then (
+       case when k.email is distinct from k.m_email then (
            select h.contact_id || case when h.state = 'here' then '' else ' (' || h.state || ')' end
              from syncd.mirror h
-            where h.destination_id = {destination} and h.email = lower(d.email)
+            where h.destination_id = {destination} and h.email = k.email
               and h.contact_id <> k.contact_id limit 1) end as holder,
-       case when lower(d.email) is distinct from m.email then coalesce(
-           (select f.contact_id from syncd.journal f
-             where f.destination_id = {destination} and f.state = 'sent'
-               and f.holds = any(array[lower(d.email), m.email])
-               and f.contact_id <> k.contact_id limit 1),
-           (select f.contact_id
-              from syncd.mirror h
-              join syncd.journal f on f.destination_id = h.destination_id
-                                  and f.contact_id = h.contact_id and f.state = 'sent'
-                                  and f.holds is not null
-             where h.destination_id = {destination}
-               and h.email = any(array[lower(d.email), m.email])
-               and h.contact_id <> k.contact_id limit 1)) else (
-           select f.contact_id from syncd.journal f
-            where f.destination_id = {destination} and f.state = 'sent'
-              and f.holds = m.email and f.contact_id <> k.contact_id limit 1) end
-           as in_flight,
+       (select f.contact_id from flights f
+         where f.address in (k.m_email, case when k.email is distinct from k.m_email
+                                             then k.email end)
+           and f.contact_id <> k.contact_id
+           and (f.by_request or k.email is distinct from k.m_email)
+         order by f.by_request desc limit 1) as in_flight,
        case when k.tried is not null then (
-           select f.contact_id from syncd.journal f
-            where f.destination_id = {destination} and f.state = 'sent'
-              and f.holds = k.tried and f.contact_id <> k.contact_id limit 1) end
-           as tried_in_flight,
-       lower(d.email) is distinct from m.email and exists (
+           select f.contact_id from flights f
+            where f.by_request and f.address = k.tried and f.contact_id <> k.contact_id
+            limit 1) end as tried_in_flight,
+       k.email is distinct from k.m_email and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
-              and i.addresses && array[lower(d.email), m.email]) as in_flight_window,
-       case when d.contact_id is null then (
+              and i.addresses && array[k.email, k.m_email]) as in_flight_window,
+       case when not k.wanted then (
            select h.contact_id from syncd.mirror h
             where h.destination_id = {destination} and h.contact_id <> k.contact_id
               and h.state in ('here', 'adopted')
-              and (m.remote is null or h.remote = m.remote)
-              and h.email = coalesce(m.email, (
+              and (k.m_remote is null or h.remote = k.m_remote)
+              and h.email = coalesce(k.m_email, (
                   select f.email from syncd.journal f
                    where f.destination_id = {destination} and f.contact_id = k.contact_id))
             limit 1) end as successor,
@@ -274,8 +267,34 @@ select k.contact_id, d.contact_id is not null as wanted, d.email as raw_email,
                from syncd.missing x
                join syncd.scan s on s.id = x.scan_id
               where x.destination_id = {destination} and x.contact_id = k.contact_id
-                and x.scans >= 2 and (m.pushed_at is null or s.begun_at > m.pushed_at)) as missed,
-       {self._erase} as erase, {self._erase_email} as erase_email,
+                and x.scans >= 2 and (k.m_pushed_at is null or s.begun_at > k.m_pushed_at))
+           as missed,
+       {self._erase("k.m_email")} as erase, {self._erase_email("k.m_email")} as erase_email,
        (select exists (select 1 from syncd.tombstone)) as buries
-  from unnest($2::text[], $3::text[]) k (contact_id, tried)
-  full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}"""
+  from k"""
+
+    @property
+    def _flights(self) -> str:
+        """Who has a request on its way about an address of `k`, or (not `by_request`) holds such
+        an address by the mirror and has any request on its way. Asked for once a statement, by
+        arrays: looked for anew for every contact they cost the square of what is in flight.
+        """
+        destination = self.desired.destination_id
+        addresses = """array(select k.email from k union select k.m_email from k
+                             union select k.tried from k)"""
+        return f"""
+    select f.contact_id, f.holds as address, true as by_request
+      from syncd.journal f
+     where f.destination_id = {destination} and f.state = 'sent' and f.holds = any({addresses})
+    union all
+    select f.contact_id, h.email, false
+      from (select h.contact_id, h.email from syncd.mirror h
+             where h.destination_id = {destination} and h.email = any({addresses}) offset 0) h
+      full join (
+            select j.contact_id, j.state, j.holds from syncd.journal j
+             where j.destination_id = {destination} and j.contact_id = any(array(
+                       select o.contact_id from syncd.mirror o
+                        where o.destination_id = {destination} and o.email = any({addresses})))
+            offset 0) f
+        on f.contact_id = h.contact_id
+     where f.state = 'sent' and f.holds is not null"""

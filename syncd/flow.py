@@ -85,7 +85,8 @@ class Standstill:
     since: float = 0.0
 
     def seconds(self, row: Row) -> float:
-        """Without one of them done, at this look. Whoever waits for a bulk job moves on."""
+        """Without one of them done, at this look. Whoever waits for a bulk job, or for a scan that
+        gets on, moves on."""
         now = time.monotonic()
         if self.fewest is None or row["n"] < self.fewest or row["jobs"]:
             self.fewest, self.since = row["n"], now
@@ -372,6 +373,7 @@ class Flow:
             window=self.window,
             force=force,
             stop=self.stop,
+            due=self.bells.push,
         )
         try:
             await self.keep_lists()

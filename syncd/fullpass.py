@@ -63,6 +63,7 @@ class FullPass:
     at_once: int = 3
     force: bool = False
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    due: asyncio.Event = field(default_factory=asyncio.Event)  # set when a window has been planned
     counts: Counts = field(default_factory=Counts)
     _addresses: set[str] = field(default_factory=set)  # of windows in flight
 
@@ -192,6 +193,8 @@ class FullPass:
             await transact(self.planner.pool, lambda c: self._plan(c, plain, run_id, number))
         if rivals:  # apart: their addresses are locked before anything is written (races 19)
             await transact(self.planner.pool, lambda c: self._plan_keys(c, rivals, run_id, number))
+        if rest:
+            self.due.set()
         if fresh.rows and self.send is not None:
             await self._send(fresh, self.send)
         else:

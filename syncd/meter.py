@@ -192,6 +192,21 @@ class _Lane:
         self.held.update((slot.n, slot) for slot in self.fresh)
 
 
+class _Unmetered(AbstractAsyncContextManager[None]):
+    """Leave where there is no limit, at a tenth of what a generator costs."""
+
+    __slots__ = ("_meter", "_meters")
+
+    def __init__(self, meters: Meters, meter: str) -> None:
+        self._meters, self._meter = meters, meter
+
+    async def __aenter__(self) -> None:
+        await self._meters.await_holds(self._meter)
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
 class Meters:
     """The permits of one scope: `async with meters.permit("upload"): send()`.
 
@@ -232,7 +247,7 @@ class Meters:
         Raises Transient when the day's quota or a hold-off ends later than `patience`.
         """
         if self._limit(meter) == _UNLIMITED:
-            return self._unmetered(meter)
+            return _Unmetered(self, meter)
         return self._metered(self._lane(meter, purpose or _current.get()))
 
     async def hold_off(self, meter: str, seconds: float) -> None:
@@ -278,12 +293,11 @@ class Meters:
 
     # ── Waiting ─────────────────────────────────────────────────────────────────────────────
 
-    @contextlib.asynccontextmanager
-    async def _unmetered(self, meter: str) -> AsyncIterator[None]:
+    async def await_holds(self, meter: str) -> None:
+        """Wait until no hold-off keeps a meter without limits; the fence comes last."""
         while (wait := self._holds.get(meter, 0.0) - time.monotonic()) > 0:
             await self._bide(meter, wait, wait, "held")
         self._fence()
-        yield
 
     @contextlib.asynccontextmanager
     async def _metered(self, lane: _Lane) -> AsyncIterator[None]:

@@ -79,6 +79,7 @@ class Push:
     outages: int = 0
     stop: asyncio.Event = field(default_factory=asyncio.Event)  # then nothing more is begun
     _gate: asyncio.Semaphore = field(init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the claim that is being sent
 
     def __post_init__(self) -> None:
         self._gate = asyncio.Semaphore(self.concurrency)
@@ -101,10 +102,8 @@ class Push:
         except ProviderError as error:
             self._judge(claim.entries, [error] * len(claim.entries), pushed)
             return pushed
-        chunks = list(batches(entries, self._batch))
-        answered = await gather(self._send(chunk) for chunk in chunks)
-        for chunk, answers in zip(chunks, answered, strict=True):
-            self._judge(chunk, await self._off_anyhow(chunk, answers), pushed)
+        answers = await self._all([one.change for one in entries])
+        self._judge(entries, await self._off_anyhow(entries, answers), pushed)
         if self._batch > 1:
             pushed.results = list(halve(pushed.results))
         return pushed
@@ -113,7 +112,7 @@ class Push:
         """Push a window's contacts; results only for those where there is more to say than that
         they were applied."""
         pushed = Pushed([])
-        answered = await gather(map(self._send_changes, batches(fresh.changes, self._batch)))
+        answered = await self._answers(list(batches(fresh.changes, self._batch)))
         numbers: list[int] = []
         unusual: list[Answered] = []
         first = 0
@@ -256,14 +255,34 @@ class Push:
         most: int = self.adapter.traits.batch
         return most
 
-    async def _send(self, entries: Sequence[Entry]) -> Sequence[Answered]:
-        return await self._send_changes([one.change for one in entries])
+    async def _all(self, changes: Sequence[Change]) -> Sequence[Answered]:
+        """Send them in batches; one answer each, in the same order."""
+        answered = await self._answers(list(batches(changes, self._batch)))
+        return [answer for answers in answered for answer in answers]
 
-    async def _send_changes(self, changes: Sequence[Change]) -> Sequence[Answered]:
-        async with self._gate:
-            if self.stop.is_set():
-                return [HandedBack()] * len(changes)
-            return await self._halving(changes)
+    async def _answers(self, jobs: Sequence[Sequence[Change]]) -> Sequence[Sequence[Answered]]:
+        """Send these batches, each once, and as many at a time as may be; claims in the order in
+        which they came, so that the first is settled while the next is sent."""
+        answered: list[Sequence[Answered]] = [()] * len(jobs)
+        numbers, begun = iter(range(len(jobs))), asyncio.Event()
+
+        async def serve() -> None:
+            for number in numbers:
+                async with self._gate:
+                    answered[number] = await self._send(jobs[number])
+            begun.set()
+
+        async with asyncio.TaskGroup() as group, self._turn:
+            for _ in range(min(self.concurrency, len(jobs))):
+                group.create_task(serve())
+            if jobs:
+                await begun.wait()
+        return answered
+
+    async def _send(self, changes: Sequence[Change]) -> Sequence[Answered]:
+        if self.stop.is_set():
+            return [HandedBack()] * len(changes)
+        return await self._halving(changes)
 
     async def _off_anyhow(
         self, entries: Sequence[Entry], answers: Sequence[Answered]
@@ -278,13 +297,12 @@ class Push:
         if not refused:
             return answers
         found = list(answers)
-        for some in batches(refused, self._batch):
-            said = await self._send_changes([_withdrawal(entries[n].change) for n, _ in some])
-            for (number, rejected), answer in zip(some, said, strict=True):
-                if isinstance(answer, Applied | Absent):
-                    found[number] = replace(rejected, withdrawn=True)
-                elif isinstance(answer, ProviderError | HandedBack):
-                    found[number] = answer  # all of it once more
+        said = await self._all([_withdrawal(entries[number].change) for number, _ in refused])
+        for (number, rejected), answer in zip(refused, said, strict=True):
+            if isinstance(answer, Applied | Absent):
+                found[number] = replace(rejected, withdrawn=True)
+            elif isinstance(answer, ProviderError | HandedBack):
+                found[number] = answer  # all of it once more
         return found
 
     async def _halving(
@@ -396,14 +414,3 @@ def _dump(remote: Mapping[str, Any]) -> str:
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-async def gather(jobs: Iterator[Awaitable[Any]]) -> list[Any]:
-    """All of them at once; a bug in one ends the others."""
-
-    async def run(job: Awaitable[Any]) -> Any:
-        return await job
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(job)) for job in jobs]
-    return [task.result() for task in tasks]

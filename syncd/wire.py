@@ -1,4 +1,4 @@
-"""The way out: one aiohttp session a destination; metered, signed, one attempt, typed failures.
+"""The way out: the connections of a destination; metered, signed, one attempt, typed failures.
 
 Design, sections 6 ("The wire sends once") and 8 (TLS, origins, redirects, redaction). Only the
 journal repeats: nothing here, and nothing below it, sends a request twice.
@@ -12,9 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from dataclasses import replace
-from io import BytesIO
 from typing import Any, Protocol, Self
 
 import aiohttp
@@ -24,13 +22,13 @@ from syncd import __version__
 from syncd.errors import (
     Ambiguous,
     ConfigError,
-    Misconfigured,
     OverQuota,
     ProviderError,
     Refused,
     Transient,
     Unintelligible,
 )
+from syncd.exchange import FAULTS, UNSENT, Exchanges, Peer, TooLarge
 from syncd.model import Answer, Request
 from syncd.observer import NOBODY, Observer
 from syncd.providers import Completes, Exchange, Handshakes, Pass, Provider, Signer
@@ -39,13 +37,9 @@ from syncd.settings import is_loopback
 from syncd.verdict import by_status, only_reads, retry_after
 
 CAP = 64 * 2**20
-_CONNECT_SHARE = 0.75  # of the timeout: connecting must fail first, so that "unsent" is certain
-# Apache drops an idle connection after 5 s; a write that meets the drop would be Ambiguous.
-_KEEP_ALIVE = 4.0
-_LONG = 2**20  # from here on aiohttp warns of raw bytes
+_AGENT = f"syncd/{__version__}"
+_KINDS = tuple(f"{n}xx" for n in range(10))
 _TARGET = re.compile(r"/[!\"$-~]*")  # visible ASCII without '#': anything else breaks the line
-
-_sending: ContextVar[tuple[Request, Any]] = ContextVar("syncd_request_being_sent, and its key")
 
 
 class Permits(Protocol):
@@ -77,15 +71,15 @@ class HttpWire:
     ) -> None:
         self._provider, self._options = provider, options
         self._credential, self._permits = credential, permits
-        self._timeout, self._cap, self._connections = timeout, cap, connections
+        self._timeout, self._cap = timeout, cap
         self._base = URL()
-        self._session: aiohttp.ClientSession | None = None
+        self.exchanges = Exchanges(timeout=timeout, cap=cap, connections=connections)
+        self._peers: dict[URL, Peer] = {}
         self._pass: tuple[Any, Pass] | None = None  # and the credential that it was given for
         self._passing = asyncio.Lock()
-        self._signer: Signer | None = None
-        if isinstance(provider, Handshakes):
-            self._signer = provider.signer()
+        self._signer = provider.signer() if isinstance(provider, Handshakes) else None
         self._completes = provider if isinstance(provider, Completes) else None
+        self._exchange_for = getattr(provider, "exchange", None)
         self._opening = asyncio.Lock()  # one challenge serves all who wait for the first
         self.requests: Counter[tuple[str, str]] = Counter()
         self._observer = observer
@@ -93,30 +87,19 @@ class HttpWire:
     async def __aenter__(self) -> Self:
         self._base = checked_base(self._provider.base_url(self._options), self._options.allow_http)
         self._prefix = self._base.raw_path.rstrip("/")
-        self._origin = self._base.origin()
-        self._host = str(self._origin)
-        self._session = self._opened()
+        await self.exchanges.__aenter__()
+        self._peer = self._peer_at(self._base)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self.exchanges.__aexit__(*exc)
 
-    def _opened(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE),
-            timeout=aiohttp.ClientTimeout(
-                total=self._timeout, connect=self._timeout * _CONNECT_SHARE
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"syncd/{__version__}"},
-            skip_auto_headers=("Content-Type",),
-            middlewares=(self._signed,),
-            trust_env=False,
-        )
-        one_attempt(session)
-        return session
+    def _peer_at(self, url: URL) -> Peer:
+        """The origin of *url*; the base's is the only one that credentials are sent to."""
+        origin = url.origin()
+        if origin not in self._peers:
+            self._peers[origin] = Peer(origin, _AGENT)
+        return self._peers[origin]
 
     async def send(self, request: Request) -> Answer:
         """Send once; return what `judge` let through. Raises as `Wire.send` says."""
@@ -138,18 +121,15 @@ class HttpWire:
             answer = await self._answered_challenge(self._signer, sent, key, request)
         else:
             async with self._permits.permit(request.meter):
-                answer = await self._exchanged(sent, self._address(sent), key, request)
+                answer = await self._exchanged(sent, key, request)
         return answer, self._fault(request, answer, key)
-
-    def _address(self, sent: Request) -> URL:
-        """Where to, exactly as sent."""
-        return URL(self._host + sent.target, encoded=True)
 
     async def _key(self, meter: str) -> tuple[Any, bool]:
         """What signs requests; and whether it is a pass that an earlier request had, too."""
         credential = self._credential()
-        exchange = getattr(self._provider, "exchange", None)
-        asks = None if exchange is None else exchange(self._options, credential)
+        if self._exchange_for is None:
+            return credential, False
+        asks: Exchange | None = self._exchange_for(self._options, credential)
         if asks is None:
             return credential, False
         async with self._passing:
@@ -175,7 +155,8 @@ class HttpWire:
         if request.target != "/":
             url = URL(str(url).rstrip("/") + request.target, encoded=True)
         async with self._permits.permit(meter):
-            answer = await self._exchanged(request, url, None, request)
+            peer, target = self._peer_at(url), url.raw_path_qs
+            answer = await self._sent(peer, target, request.headers, request, request)
         if fault := by_status(request, answer, "the credential was not exchanged"):
             fault.after, fault.status = retry_after(answer.headers), answer.status
             raise fault
@@ -189,7 +170,7 @@ class HttpWire:
         if self._completes is not None:
             sent = self._completes.complete(key, request)
             checked_target(sent, request)
-        return replace(sent, target=self._prefix + sent.target)
+        return replace(sent, target=self._prefix + sent.target) if self._prefix else sent
 
     async def _answered_challenge(
         self, signer: Signer, sent: Request, key: Any, named: Request
@@ -208,7 +189,7 @@ class HttpWire:
     async def _open(self, signer: Signer, opening: Request, key: Any) -> None:
         async with self._permits.permit(opening.meter):
             sent = self._completed(opening, key)
-            answer = await self._exchanged(sent, self._address(sent), key, opening)
+            answer = await self._exchanged(sent, key, opening)
         if not signer.opened(answer):
             fault = self._fault(opening, answer, key)
             said = f"{_name(opening)} answered {answer.status} instead of a challenge"
@@ -220,7 +201,7 @@ class HttpWire:
         async with self._permits.permit(sent.meter):
             signature = signer.sign(key, sent)
             signed = replace(sent, headers={**sent.headers, **signature})
-            return signature, await self._exchanged(signed, self._address(signed), key, named)
+            return signature, await self._exchanged(signed, key, named)
 
     async def _hold_off(self, request: Request, fault: ProviderError) -> None:
         """A quota is the account's: whoever shares it waits, where the permits can tell them."""
@@ -228,69 +209,42 @@ class HttpWire:
         if isinstance(fault, OverQuota) and fault.after and hold_off is not None:
             await hold_off(request.meter, fault.after)
 
-    async def _exchanged(self, request: Request, url: URL, key: Any, named: Request) -> Answer:
-        """The one round trip. Faults are raised outside `except`: causes name whole addresses.
+    async def _exchanged(self, request: Request, key: Any, named: Request) -> Answer:
+        """Signed at the last moment, for the configured origin, and sent there.
 
         named: what faults call it, without what only the credential knows.
         """
-        if self._session is None:
-            raise RuntimeError("the wire is not open")
-        token, began = _sending.set((request, key)), time.monotonic()
-        try:
-            async with self._session.request(
-                request.method,
-                url,
-                data=_payload(request.body),
-                headers=request.headers,
-                allow_redirects=False,
-            ) as response:
-                answer = await self._read(named, response, began)
-        except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            fault = self._lost(named, err, began)
-        else:
-            self._count(request, f"{answer.status // 100}xx", began)
-            return answer
-        finally:
-            _sending.reset(token)
-        raise fault
+        signed = self._provider.sign(key, request)
+        headers = _over(request.headers, signed)
+        return await self._sent(self._peer, request.target, headers, request, named)
 
-    async def _signed(
-        self, outgoing: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        """Client middleware: credentials go on last, and to the configured origin only."""
-        request, key = _sending.get()
-        if key is None:  # an exchange, which carries its own
-            return await handler(outgoing)
-        if outgoing.url.origin() != self._origin:
-            raise Misconfigured("credentials are for the configured host only; nothing was sent")
-        outgoing.headers.update(self._provider.sign(key, request))
-        return await handler(outgoing)
+    async def _sent(
+        self, peer: Peer, target: str, headers: Mapping[str, str], request: Request, named: Request
+    ) -> Answer:
+        """The one round trip. Faults are raised outside `except`: causes name whole addresses."""
+        began = time.monotonic()
+        try:
+            status, told, body = await self.exchanges.exchange(
+                peer, request.method, target, headers, request.body
+            )
+        except FAULTS as err:
+            fault = self._lost(named, err, began)
+        except TooLarge as err:
+            self._count(request, _KINDS[err.status // 100], began)
+            reason = f"{_name(named)}: the answer is larger than {self._cap} bytes"
+            fault = Unintelligible(reason, status=err.status)
+        else:
+            self._count(request, _KINDS[status // 100], began)
+            return Answer(status, told, body)
+        raise fault
 
     def _count(self, request: Request, outcome: str, began: float) -> None:
         self.requests[request.meter, outcome] += 1
         self._observer.requested(request.meter, outcome, time.monotonic() - began)
 
-    async def _read(
-        self, request: Request, response: aiohttp.ClientResponse, began: float
-    ) -> Answer:
-        parts, size = [], response.content_length or 0
-        if size <= self._cap:
-            size = 0
-            while size <= self._cap and (part := await response.content.readany()):
-                parts.append(part)
-                size += len(part)
-        if size > self._cap:
-            response.close()
-            self._count(request, f"{response.status // 100}xx", began)
-            raise Unintelligible(
-                f"{_name(request)}: the answer is larger than {self._cap} bytes",
-                status=response.status,
-            )
-        return Answer(response.status, _folded(response.headers), b"".join(parts))
-
     def _lost(self, request: Request, err: Exception, began: float) -> ProviderError:
         """No (whole) answer: Transient where nothing was or could be done, else Ambiguous."""
-        unsent = isinstance(err, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+        unsent = isinstance(err, UNSENT)
         self._count(request, "unsent" if unsent else "lost", began)
         what = "cannot connect" if unsent else "the answer was lost"
         if isinstance(err, aiohttp.ClientConnectorCertificateError):
@@ -305,7 +259,9 @@ class HttpWire:
         verdict = self._provider.judge(request, answer)
         if verdict == "ok":
             return None
-        secrets = secrets_of(key) if verdict or answer.status >= 300 else ()
+        if verdict is None and 200 <= answer.status < 300:
+            return None
+        secrets = secrets_of(key)
         fault = verdict or by_status(request, answer, excerpt(answer.body, secrets))
         if fault is None:
             return None
@@ -341,33 +297,13 @@ def checked_base(text: str, allow_http: bool = False, name: str = "options.base_
     return url
 
 
-def one_attempt(session: aiohttp.ClientSession) -> None:
-    """Switch off aiohttp's own repeat of GET, PUT and DELETE over a dropped connection.
-
-    A DELETE that was applied before the cut would be executed twice. The attribute is private
-    (3.14.5): should it go, starting fails loudly instead of repeating silently.
-    """
-    if not isinstance(getattr(session, "_retry_connection", None), bool):
-        raise ConfigError(
-            f"aiohttp {aiohttp.__version__} no longer lets its silent repeat be switched off; "
-            "install the version that syncd was released with"
-        )
-    session._retry_connection = False  # noqa: SLF001
-
-
 def _name(request: Request) -> str:
     return f"{request.method} {shown_path(request.target)}"
 
 
-def _payload(body: bytes) -> bytes | BytesIO | None:
-    """The body as aiohttp wants it: a long one in pieces, so that others get their turn."""
-    return BytesIO(body) if len(body) > _LONG else body or None
-
-
-def _folded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Header names in lower case; a name that came twice holds both values, joined by ', '."""
-    folded: dict[str, str] = {}
-    for name, value in headers.items():
-        name = name.lower()
-        folded[name] = f"{folded[name]}, {value}" if name in folded else value
-    return folded
+def _over(headers: Mapping[str, str], signed: Mapping[str, str]) -> Mapping[str, str]:
+    """The request's headers with the signature's in place of any of the same name."""
+    if not headers:
+        return signed
+    names = {name.lower() for name in signed}
+    return {n: value for n, value in headers.items() if n.lower() not in names} | dict(signed)

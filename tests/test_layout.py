@@ -116,7 +116,7 @@ def test_nobody_imports_the_composition_root(path: Path) -> None:
 
 # ── Two greps (style, section 4) ────────────────────────────────────────────────────────────
 
-WEB = re.compile(r"^(wire|web|web_.*|page|page_.*|metrics|authorize|sandbox(\..*)?)$")
+WEB = re.compile(r"^(wire|exchange|web|web_.*|page|page_.*|metrics|authorize|sandbox(\..*)?)$")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -126,6 +126,23 @@ async def test_no_statement_of_a_pass_or_a_claim_reads_a_table_from_end_to_end(
     assert {name: one for name, one in found.items() if one} == {}
 
 
+async def test_a_claim_does_not_look_through_all_that_is_in_flight_for_every_contact(
+    big: asyncpg.Connection,
+) -> None:
+    """A thousand are claimed beside two thousand others whose requests are on their way."""
+    compare = await compare_of(big, None)
+    await big.execute(
+        "update syncd.journal set state = 'sent', claim = 1, claimed_by = 1,"
+        " holds = case when not contact_id = any($1) then contact_id || '@x.test' end"
+        " where contact_id = any($1) or contact_id between 'c150002' and 'c152001'",
+        KEYS,
+    )
+    nobody_tried: list[str | None] = [None] * len(KEYS)
+    assert await scanned(big, compare.for_claim, KEYS, KEYS, nobody_tried) == set()
+    await big.execute("delete from syncd.mirror where contact_id = any($1)", KEYS)
+    assert await scanned(big, compare.for_claim, KEYS, KEYS, nobody_tried) == set()
+
+
 async def test_no_window_of_an_audit_reads_a_table_from_end_to_end(
     big: asyncpg.Connection,
 ) -> None:

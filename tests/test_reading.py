@@ -430,8 +430,13 @@ async def test_who_left_one_list_of_several_is_out_of_that_one_only(pool: Pool) 
         assert w.shelves.at("ann@x.test").fields == {"first": "B"}  # type: ignore[union-attr]
 
 
-async def test_an_edit_that_waits_for_somebody_who_vanished_is_over(pool: Pool) -> None:
-    async with shop(pool) as w:
+@pytest.mark.parametrize("visible_after", [0.0, 1.0])
+async def test_an_edit_that_waits_for_somebody_who_vanished_is_over(
+    pool: Pool, visible_after: float
+) -> None:
+    """Also where the first scan comes too early after the last write to say anything: the next one
+    is asked for, and begins when it can."""
+    async with shop(pool, traits={"visible_after": visible_after}) as w:
         await people(pool, news="ann bob cyd")
         flow = await filled(w)
         w.shelves.leave("ann@x.test")
@@ -572,6 +577,24 @@ async def test_after_an_empty_answer_nothing_in_doubt_is_repeated(pool: Pool) ->
         await scan(w, flow)
         await settle(w, flow)
         assert len(w.shelves.members) == 7
+
+
+async def test_a_backfill_waits_for_a_scan_that_gets_on_and_for_no_other(pool: Pool) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await rename(pool, "ann", "B")
+        await w.hand.plan()
+        await once(flow)
+        assert (await w.hand.rows()).keys() == {"ann"}, "waits to be read"
+        flow.patience = 0.0
+        moved = "update syncd.scan set begun_at = now(), moved_at = now() + $1 * interval '1 s'"
+        for seconds, is_over in ((3600, False), (-3600, True)):
+            await pool.execute(moved, seconds)
+            still = flows.Standstill()
+            assert not await flow._finished(still) or is_over
+            await asyncio.sleep(0.01)
+            assert await flow._finished(still) is is_over
 
 
 # ── Doubt ───────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from yarl import URL
 
 from syncd.errors import (
     Ambiguous,
@@ -37,7 +38,7 @@ from syncd.model import Answer, Request
 from syncd.providers import Credential, Options, Provider
 from syncd.redact import excerpt, redacted, secrets_of
 from syncd.verdict import retry_after
-from syncd.wire import HttpWire, checked_base, one_attempt
+from syncd.wire import HttpWire, checked_base
 
 SECRET = "JDG-PAS+CODE/7"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -206,6 +207,28 @@ async def test_a_body_of_any_size_arrives_whole(echo: type[Echo], size: int) -> 
     assert heard == [(str(size), body)]
 
 
+async def test_a_connection_that_answered_before_it_had_read_all_is_not_used_again(
+    echo: type[Echo],
+) -> None:
+    heads: list[bytes] = []
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 400 Too long\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await leave.wait()
+        writer.close()
+
+    leave = asyncio.Event()
+    async with speaking(speak) as base, opened(echo, base) as wire:
+        answer = await wire.send(Request("POST", "/", bytes(30_000_000)))
+        again = await wire.send(GET)
+        leave.set()
+        await asyncio.sleep(0.01)
+
+    assert [answer.status, again.status, len(heads)] == [400, 400, 2]
+
+
 async def test_a_changed_secret_is_taken_up_at_the_next_request(echo: type[Echo]) -> None:
     seen: list[str] = []
 
@@ -295,13 +318,15 @@ async def test_a_request_that_was_applied_before_the_cut_is_not_sent_again(
     assert (len(applied), connections) == (1, 1)
 
 
-async def test_an_aiohttp_whose_repeat_cannot_be_switched_off_is_refused_at_start() -> None:
-    async with aiohttp.ClientSession() as session:
-        one_attempt(session)
-        assert session._retry_connection is False
-        del session._retry_connection
-        with pytest.raises(ConfigError, match="silent repeat"):
-            one_attempt(session)
+async def test_an_aiohttp_that_has_changed_is_refused_at_start(
+    echo: type[Echo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(method: str, url: URL) -> None: ...
+
+    monkeypatch.setattr(aiohttp, "ClientRequest", changed)
+    with pytest.raises(ConfigError, match="released with"):
+        async with opened(echo, "http://127.0.0.1:9"):
+            pass
 
 
 # ── What an answer means ────────────────────────────────────────────────────────────────────
@@ -407,24 +432,27 @@ async def test_a_redirect_is_not_followed_and_only_its_host_is_named(echo: type[
     assert reached == []
 
 
-async def test_credentials_go_to_the_configured_origin_only(echo: type[Echo]) -> None:
-    """Whatever path leads to another origin, the middleware refuses to sign."""
+@pytest.mark.parametrize("target", ["//{other}/x", "/x?@{other}", "/@{other}"])
+async def test_credentials_go_to_the_configured_origin_only(echo: type[Echo], target: str) -> None:
+    """Whatever the target looks like, it is a path at that host."""
     reached: list[str] = []
 
     async def elsewhere(request: web.Request) -> web.Response:
         reached.append(request.path)
         return web.Response()
 
-    async with (
-        serving(answering(200)) as base,
-        serving(elsewhere) as other,
-        opened(echo, base) as wire,
-    ):
-        wire._host = other
-        with pytest.raises(Misconfigured, match="configured host only"):
-            await wire.send(POST)
+    async with serving(answering(200)) as base, serving(elsewhere) as other:
+        host = other.removeprefix("http://")
+        got = await outcome(echo, base, Request("POST", target.format(other=host)))
 
-    assert (reached, echo.signed) == ([], [])
+    assert (got.status, reached) == (200, [])
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
+async def test_a_header_that_would_break_the_request_is_a_bug(echo: type[Echo], value: str) -> None:
+    async with opened(echo, "http://127.0.0.1:9") as wire:
+        with pytest.raises(ValueError, match="header"):
+            await wire.send(Request("GET", "/", headers={"X-Own": value}))
 
 
 # ── No answer, half an answer, too much of one ──────────────────────────────────────────────

@@ -21,7 +21,7 @@ from datetime import date
 from typing import Any
 
 from syncd.model import Absent, Applied, Change, Outcome, Person, Rejected, Value, Verb, Waits
-from syncd.providers.redcappi_sign import php_json
+from syncd.providers.redcappi_sign import Body
 
 FIELDS = (
     "address",
@@ -107,7 +107,7 @@ def planned(change: Change, rules: Rules) -> Plan | Outcome:
     if was is not None and not was.subscribed and not change.resubscribe:
         return Applied(lacking=("subscription: not there any more, no leave to add it again",))
     values = content(want, rules, plan.lacking)
-    plan.body = php_json(values).encode()
+    plan.body = Body.of(values)
     same = was is not None and content(was, rules, []) == values
     return _placed(plan, want, same)
 

@@ -23,7 +23,9 @@ from typing import Any
 import aiohttp
 import asyncpg
 
-from . import bare, fleet, latency, server
+from syncd.providers import provider
+
+from . import bare, fleet, latency, server, singly
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -211,7 +213,7 @@ class Bench:
             self.say(what, ratio, n=self.n, **facts)
         await self.execute(url, REFILL)
 
-    # ── One membership a call ───────────────────────────────────────────────────────────────
+    # ── One contact a call ──────────────────────────────────────────────────────────────────
 
     async def redcappi(self) -> None:
         """Everybody in one list; then a thousand known contacts with one changed field."""
@@ -222,36 +224,71 @@ class Bench:
         for _ in range(self.pairs):
             if script is not None:
                 theirs.append(await self._ideal(url, script, "/single", "single", "--n", str(n)))
-            await self.execute(url, FORGET_LISTS, EMPTY, "checkpoint")
-            await self.seen()
+            await self.forget(url, f"{self.provider}/_reset")
             ours.append(await self.syncd(url, "backfill"))
-            sent = (await self.seen())["requests"]
             assert ours[-1]["outcomes"].get("created") == n, ours[-1]
+        self.compared("redcappi", n, ours, theirs)
+        await self.changed("redcappi", url, n)
+
+    async def singly(self) -> None:
+        """The same at the strict stand-ins, against the same signed requests sent by themselves."""
+        n = min(self.n, 10_000)
+        for name, more in singly.OPTIONS.items():
+            with singly.sandbox(name) as there:
+                os.environ["SYNCD_SECRET_ONE"] = json.dumps(there["credential"])
+                unlimited = {"in_flight": 0, "per_second": 0, "per_day": 0}
+                meters = dict.fromkeys(provider(name).traits.meters, unlimited)
+                options = {"base_url": there["url"], **more, "meters": meters}
+                url = await server.singly(self.uri, n, name, options, "one")
+                ours, theirs = [], []
+                for _ in range(self.pairs):
+                    await self.forget(url, f"{there['url']}/_reset")
+                    told = json.dumps(options)
+                    script = ("-m", "tests.bench.singly", name, str(n), told)
+                    theirs.append(await self.process(url, *script))
+                    await self.forget(url, f"{there['url']}/_reset")
+                    ours.append(await self.syncd(url, "backfill"))
+                    assert ours[-1]["outcomes"].get("created") == n, ours[-1]
+                self.compared(name, n, ours, theirs)
+                await self.changed(name, url, n)
+
+    async def forget(self, url: str, there: str) -> None:
+        """Nobody has been sent anything, and the provider knows nobody."""
+        await self.execute(url, FORGET_LISTS, EMPTY, "checkpoint")
+        async with aiohttp.ClientSession() as session, session.post(there, data=b"{}") as answer:
+            answer.raise_for_status()
+
+    def compared(
+        self, what: str, n: int, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]
+    ) -> None:
         pairs = list(zip(ours, theirs, strict=False))
+        ratios = [o["wall_s"] / t["wall_s"] for o, t in pairs]
+        spent = [o["cpu_s"] / t["client_cpu_s"] for o, t in pairs]
         self.say(
-            "redcappi",
-            statistics.median(o["wall_s"] / t["wall_s"] for o, t in pairs) if pairs else None,
+            what,
+            statistics.median(ratios) if pairs else None,
             n=n,
-            cpu_ratio=round(statistics.median(o["cpu_s"] / t["client_cpu_s"] for o, t in pairs), 2)
-            if pairs
-            else None,
-            requests=sent,
+            ratios=[round(one, 2) for one in ratios],
+            cpu_ratio=round(statistics.median(spent), 2) if pairs else None,
+            requests_per_1000=round(1000 * ours[-1]["requests"] / n),
             syncd={k: _median(ours, k) for k in ("wall_s", "cpu_s", "pg_cpu_s", "rss_mb")},
             ideal={k: _median(theirs, k) for k in ("wall_s", "client_cpu_s", "pg_cpu_s")}
             if theirs
             else None,
         )
+
+    async def changed(self, what: str, url: str, n: int) -> None:
+        """Requests for known contacts with one changed field."""
         changed = min(1000, n)
-        await self.execute(url, "update contacts set company = 'read first' where id = 1")
-        await self.syncd(url, "backfill")  # every id is read for it
-        await self.seen()
+        await self.execute(url, "update contacts set last_name = 'read first' where id = 1")
+        await self.syncd(url, "backfill")  # every id is read for it, where none is answered
         await self.execute(
-            url, f"update contacts set company = 'changed ' || now() where id <= {changed}"
+            url, f"update contacts set last_name = 'changed ' || now() where id <= {changed}"
         )
         told = await self.syncd(url, "backfill")
-        requests = (await self.seen())["requests"] * 1000 / changed
         assert told["outcomes"].get("updated") == changed, told
-        self.say("redcappi changes", None, n=n, changed=changed, requests_per_1000=requests)
+        requests = told["requests"] * 1000 / changed
+        self.say(f"{what} changes", None, n=n, changed=changed, requests_per_1000=requests)
 
     async def fleet(self) -> None:
         n = min(self.n, 3_000)
@@ -306,7 +343,7 @@ def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def main() -> None:
-    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi", "fleet")
+    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi", "singly", "fleet")
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])
     parser.add_argument("--n", type=int, default=1_000_000)

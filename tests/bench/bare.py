@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 
 WINDOW = 5000
-_NAMES = (
+NAMES = (
     "email", "first_name", "last_name", "company", "phone", "street", "city", "zip", "country",
     "attributes",
 )  # fmt: skip
-COLUMNS = ",".join(f"c.{name}" for name in _NAMES)
+COLUMNS = ",".join(f"c.{name}" for name in NAMES)
 
 DIFF = f"""
 select s.*, m.digest md, m.contact_id mid
@@ -57,7 +57,7 @@ UNWATCH = "drop trigger if exists outbox_note on contacts"
 
 def record(row: Any) -> dict[str, Any]:
     """A row of `DRAIN` as the provider takes it."""
-    data = dict(zip(_NAMES, row[1:], strict=False))
+    data = dict(zip(NAMES, row[1:], strict=False))
     return {"identity": str(row[0]), "type": "profile", "profileData": data, "lists": row[11]}
 
 

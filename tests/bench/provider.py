@@ -57,6 +57,10 @@ class Stub(asyncio.Protocol):
             cls.requests, cls.records, cls.marks = 0, 0, {}
             self._send(b"200 OK", orjson.dumps(told))
             return
+        if path == b"/_reset":
+            cls.has_list, cls.emails = False, []
+            self._send(b"200 OK", b"{}")
+            return
         cls.requests += 1
         if path.startswith((b"/v1/", b"/single")):
             self._list_call(path, body)

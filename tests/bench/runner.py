@@ -67,10 +67,12 @@ async def timed(work: Callable[[], Awaitable[object]]) -> dict[str, Any]:
 
 
 async def backfill() -> dict[str, Any]:
-    async with assembled() as (_, _, flow):
+    async with assembled() as (_, made, flow):
+        made.wire.requests.clear()
         told = await timed(flow.backfill)
-        failure = flow.tally.failure
-        return {**told, "outcomes": flow.tally.outcomes, "failure": failure and failure.reason}
+        failure, requests = flow.tally.failure, made.wire.requests.total()
+        said = {"outcomes": flow.tally.outcomes, "failure": failure and failure.reason}
+        return {**told, "requests": requests, **said}
 
 
 async def full_pass() -> dict[str, Any]:

@@ -6,8 +6,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import orjson
@@ -135,20 +136,35 @@ async def filled(uri: str, n: int, provider_port: int) -> str:
 
 async def listed(uri: str, n: int, provider_port: int, name: str = "") -> str:
     """As `filled`, everybody in one list; `bench` is an account that takes one a call."""
-    name = name or f"bench_listed_{n}"
-    url = named(uri, name)
-    if not await _created(uri, name):
-        return url
-    made = await _source(url, n, ONE_LIST)
     options = {
         "base_url": f"http://127.0.0.1:{provider_port}",
         "meters": {"api": {"in_flight": 0, "per_second": 0}},
     }
+    return await singly(uri, n, "redcappi", options, "pair", COLUMNS, name)
+
+
+async def singly(
+    uri: str,
+    n: int,
+    provider: str,
+    options: Mapping[str, Any],
+    credential: str,
+    fields: Mapping[str, str] | None = None,
+    name: str = "",
+) -> str:
+    """The address of a database with n contacts in one list, and `bench` at this provider."""
+    name = name or f"bench_{provider}_{n}"
+    url = named(uri, name)
+    made = await _source(url, n, ONE_LIST) if await _created(uri, name) else None
+    made = made or await asyncpg.connect(url)
+    await made.execute("delete from syncd.destination")
     await made.execute(
         "insert into syncd.destination (name, provider, source, options, credential, fields,"
-        " guard_percent) values ('bench', 'redcappi', 'bench', $1, 'pair', $2, 100)",
+        " guard_percent) values ('bench', $1, 'bench', $2, $3, $4, 100)",
+        provider,
         orjson.dumps(options).decode(),
-        orjson.dumps(COLUMNS).decode(),
+        credential,
+        None if fields is None else orjson.dumps(fields).decode(),
     )
     await made.close()
     return url

@@ -99,7 +99,7 @@ class Core:
         ready = [kept for one in changes if (kept := await self._looked_up(one, done)) is not None]
         left: list[Change] = []
         for chunk in batches(ready, self.adapter.traits.batch):
-            told = await self._push._send_changes(chunk)
+            told = await self._push._all(chunk)
             left += await self._judged(chunk, told, done)
         return left
 

@@ -161,8 +161,8 @@ class Process:
         self.killed = True
         if self.pool is not None:
             self.pool.terminate()
-        if self.made is not None and self.made.wire._session is not None:
-            connector = self.made.wire._session.connector
+        if self.made is not None:
+            connector = self.made.wire.exchanges.connector
             if connector is not None:
                 self.run.leftovers += [asyncio.ensure_future(one) for one in connector._close()]
         if self.task is not None:
