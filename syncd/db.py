@@ -191,6 +191,24 @@ async def transact(
         return await _transact(pool, work, begin)
 
 
+@contextlib.asynccontextmanager
+async def savepoint(connection: Connection) -> AsyncIterator[None]:
+    """What the server refuses in it does not end the transaction around it, if there is one.
+
+    (`Connection.transaction` knows only of transactions that it began itself.)
+    """
+    if not connection.is_in_transaction():
+        yield
+        return
+    await connection.execute("savepoint attempt")
+    try:
+        yield
+    except asyncpg.PostgresError:
+        await connection.execute("rollback to savepoint attempt; release savepoint attempt")
+        raise
+    await connection.execute("release savepoint attempt")
+
+
 _BEGIN = "begin; set local idle_in_transaction_session_timeout = '10s'"
 """In one round trip. A process that was stopped, or cut off, within a transaction must not keep
 its locks."""

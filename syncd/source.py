@@ -12,7 +12,7 @@ from typing import Literal
 
 import asyncpg
 
-from syncd.db import Connection
+from syncd.db import Connection, savepoint
 from syncd.errors import ConfigError
 
 KeyKind = Literal["bigint", "uuid", "text"]
@@ -153,7 +153,7 @@ async def describe(connection: Connection, name: str) -> Source:
 
 async def _relation(connection: Connection, role: str, text: str) -> Relation:
     try:
-        async with connection.transaction():  # a caller's own must outlive a name that is none
+        async with savepoint(connection):  # a caller's transaction outlives a name that is none
             row = await connection.fetchrow(_RESOLVE, text)
     except asyncpg.PostgresError as error:
         raise ConfigError(f"{role} {text!r} is not a relation's name: {error}") from None
