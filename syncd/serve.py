@@ -183,12 +183,12 @@ class Service:
             self.changed.set()
         if served.stop.is_set():
             return
-        served.flow = flow
-        if served.destination != flow.destination:  # edited while it was put together
-            flow.follow(served.destination)
-        self._ring(flow)
-        await self._make_up(flow)
         try:
+            served.flow = flow
+            if served.destination != flow.destination:  # edited while it was put together
+                flow.follow(served.destination)
+            self._ring(flow)  # refuses a schedule that is none
+            await self._make_up(flow)
             await flow.run()
         finally:
             served.flow = None

@@ -942,7 +942,7 @@ async def test_a_no_that_is_seen_while_adopting_is_taken_and_nothing_is_sent(des
     desk.profiles["email=ann%40example.org"] = {
         "identity": "app-7", "email": "ann@example.org", "profileData": data,
     }  # fmt: skip
-    change = put(person("ann@example.org"), id="ann")
+    change = put(person("ann@example.org"), name="ann")
     async with adapter(desk, adopt="email") as tap:
         outcomes = await tap.push([change])
         assert not [one for one in desk.asked if "upload" in one]

@@ -57,7 +57,7 @@ async def test_status_of_a_destination_in_step(at: Desk) -> None:
         "pending_since", "lanes", "estimate_seconds", "waiting_because", "doubtful", "held",
         "rejected", "rejected_because", "lacking", "lacking_opt_outs", "lacking_what", "lists",
         "paused", "halted", "news", "owes_full", "filled", "planned_at", "read_at", "full_pass",
-        "running", "meters", "drift", "scans_open",
+        "running", "meters", "drift", "scans_open", "created_at",
     }  # fmt: skip
     assert (one["here"], one["pending"], one["why"]) == (2, 0, [])
     assert one["full_pass"]["error"] is None
