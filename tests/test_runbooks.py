@@ -74,9 +74,15 @@ async def test_credentials_expire_leak_and_are_revoked(syncd: Service) -> None:
     assert any("expires in 10 days" in note for note in told), told
     assert "expires in 10 days" in (await op(syncd, "check", "--json", code=None)).out
     box.set_limits(accounts={account: [box.state.demo["passcode"], "NEW-PAS-CODE"]})
+    learned = await syncd.db.fetchval("select learned_at from syncd.account")
     await op(syncd, "secret", "set", "shop", stdin=credential("NEW-PAS-CODE", 300))
     told = (await op(syncd, "status", "--json")).json["destinations"]["shop"]["notes"]
     assert not any("expires" in note for note in told), told
+
+    async def learned_again() -> bool:
+        return bool(await syncd.db.fetchval("select learned_at > $1 from syncd.account", learned))
+
+    await until(learned_again, "the account looked at with the new one")
 
     # Leaked: stop, change it there, seal the new one, go on. Nothing is lost meanwhile.
     await op(syncd, "pause", "shop")
