@@ -227,8 +227,11 @@ update syncd.feed set system_identifier = $2::bigint, timeline = $3::int
    and (system_identifier is distinct from $2::bigint or timeline is distinct from $3::int);
 
 -- name: doubt_everything
--- After a restore or failover nobody knows what was in flight (races 28).
-with doubted as (
+-- After a restore or failover nobody knows what was in flight (races 28). Changes that another
+-- cluster numbered beyond our count would be new to every pass to come; a full pass is owed anyhow.
+with foreign_changes as (
+    delete from syncd.change where xid >= pg_snapshot_xmax(pg_current_snapshot())
+), doubted as (
     update syncd.journal
        set state = case when syncd.plan_waits(plan_id) then 'held' else 'due' end,
            doubtful = true, claimed_by = null, again = false, due_at = now()

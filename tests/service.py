@@ -478,7 +478,7 @@ async def serving(url: str) -> AsyncIterator[Service]:
         try:
             yield service
             assert not service.faults()
-            assert not await leaks.stored(connection, service.secrets)
+            assert not await leaks.stored(service.db, service.secrets)
         finally:
             _serving.remove(service)
             for process in service.processes:

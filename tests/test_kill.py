@@ -358,7 +358,6 @@ async def test_a_restart_of_postgresql_is_waited_for(cluster: str) -> None:
                 await asyncio.to_thread(control, "start")
                 await until(partial(_serves_again, daemon, n + 1), "serving again", 40)
                 syncd.db = await asyncpg.connect(url, server_settings=service.OURS)
-                stack.push_async_callback(syncd.db.close)
             await settled(syncd)
             await syncd.same("shop")
             assert daemon.alive

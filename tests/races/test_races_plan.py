@@ -641,6 +641,9 @@ async def test_after_a_failover_everything_in_flight_is_doubtful_and_a_full_pass
         await w.hand.plan()
         await w.hand.send(await w.hand.claim())  # made there; the acknowledgement is lost
         await pool.execute("update syncd.feed set position = '900000000:900000000:'")
+        await pool.execute(
+            "insert into syncd.change (source, contact_id, xid) values ('default', 'ann', '900000000')"
+        )
         [feed] = await pool.fetch(sql.app.feeds)
         assert feed["ahead"]
         await pool.execute(sql.plan.doubt_everything, w.hand.id)
@@ -650,6 +653,7 @@ async def test_after_a_failover_everything_in_flight_is_doubtful_and_a_full_pass
 
         assert len(w.acme.records) == 1
         assert len(await w.hand.mirror()) == 1
+        assert (await w.hand.plan()).keys == 0  # nor is a change of another cluster new for ever
 
 
 async def test_approving_a_plan_that_has_grown_says_so(pool: Pool) -> None:
