@@ -29,6 +29,7 @@ from syncd.model import (
 )
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 900.0  # seconds
+UNSENT_WAIT = 5.0  # seconds, at most: another host may reach the provider; a breaker keeps this one
 HALVE_AFTER = 2  # answers lost or not understood with the same batch
 
 
@@ -191,10 +192,11 @@ def postponed(entry: Entry, error: ProviderError, outages: int) -> Settled:
             status=error.status,
             receipt=receipt,
         )
+    wait = backoff(outages) if error.status is not None else min(backoff(outages), UNSENT_WAIT)
     return Settled(
         entry,
         "due",
-        after=max(error.after, backoff(outages)),
+        after=max(error.after, wait),
         doubtful=entry.change.doubtful,
         attempt_used=False,
         outcome="postponed",

@@ -223,8 +223,8 @@ async def test_tables_are_all_accounted_for(at: Desk) -> None:
     )
 
     assert {row[0] for row in rows} == {
-        "audited", "change", "contact", "delivery", "erasing", "erasure", "intent", "journal", "membership",
-        "mirror", "missing", "opt_out", "seen", "sharer", "staged",
+        "audited", "change", "contact", "delivery", "erasing", "erasure", "intent", "journal",
+        "membership", "mirror", "missing", "opt_out", "seen", "sharer", "staged",
     }  # fmt: skip
 
 

@@ -13,8 +13,11 @@ from support import Hand, gone, many, put, rename, world
 from syncd import control, sql
 from syncd.breaker import Breaker
 from syncd.db import Pool
+from syncd.decide import Entry
+from syncd.errors import Transient
 from syncd.flow import Flow
-from syncd.model import Can, Key
+from syncd.model import Can, Change, Key, Person, Verb
+from syncd.outcomes import postponed
 
 FIND = Can.FIND
 REMOTE: Key = "remote id"
@@ -150,6 +153,20 @@ async def test_postponed_comes_back_when_the_provider_said(pool: Pool) -> None:
         await w.hand.step()
 
         assert await w.hand.count("state = 'due' and due_at > now() + interval '490 s'") == 1
+
+
+async def test_who_could_not_connect_leaves_the_contact_to_others_soon() -> None:
+    """A host that is cut off has its breaker; a contact does not wait for that host's sake."""
+    change = Change(
+        "ann", Verb.PUT, Person("ann@x.test", {}, {}, True), None, None, True, False, False
+    )
+    entry = Entry("ann", change, None, "ann@x.test", 1, 0, None, (), True)
+
+    waits = [postponed(entry, Transient("cannot connect"), 12).after for _ in range(50)]
+    busy = [postponed(entry, Transient("busy", status=503), 12).after for _ in range(50)]
+
+    assert max(waits) <= 5 < max(busy)
+    assert postponed(entry, Transient("not before", after=60), 12).after == 60
 
 
 # ── Bulk jobs ───────────────────────────────────────────────────────────────────────────────

@@ -642,7 +642,8 @@ async def test_after_a_failover_everything_in_flight_is_doubtful_and_a_full_pass
         await w.hand.send(await w.hand.claim())  # made there; the acknowledgement is lost
         await pool.execute("update syncd.feed set position = '900000000:900000000:'")
         await pool.execute(
-            "insert into syncd.change (source, contact_id, xid) values ('default', 'ann', '900000000')"
+            "insert into syncd.change (source, contact_id, xid)"
+            " values ('default', 'ann', '900000000')"
         )
         [feed] = await pool.fetch(sql.app.feeds)
         assert feed["ahead"]
