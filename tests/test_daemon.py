@@ -160,7 +160,7 @@ async def test_every_command_is_obeyed_once_though_two_daemons_watch(syncd: Serv
     assert await syncd.command("retry", "shop", contacts=["c00001"]) == ("done", {"due": 0})
     assert await syncd.command("lift", email="user1@example1.org", reason="none") == (
         "done",
-        {"lifted": 0},
+        {"lifted": 0, "tombstones": 0},
     )
     await syncd.in_step()
     ids = [record["id"] for one in daemons for record in one.told("command")]
