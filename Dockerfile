@@ -17,6 +17,7 @@ RUN python -m venv /opt/syncd && \
 COPY pyproject.toml README.md LICENSE ./
 COPY syncd syncd
 COPY sql sql
+COPY config config
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /opt/wheels . && \
     /opt/syncd/bin/pip install --no-index --no-deps /opt/wheels/syncd-*.whl && \
     /opt/syncd/bin/pip check && \

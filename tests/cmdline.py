@@ -62,7 +62,13 @@ async def start(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> 
         sys.executable, "-W", "error", "-m", "syncd", *args,
         env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=_interruptible,
     )  # fmt: skip
+
+
+def _interruptible() -> None:
+    """A suite that runs in the background of a shell ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def done(process: Any) -> Done:
