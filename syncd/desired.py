@@ -235,7 +235,9 @@ select distinct c.id::text collate "C" as contact_id, lower(btrim(c.email::text)
         if "consented_at" not in self.source.contact.columns:
             return "null::timestamptz"
         at = "c.consented_at::timestamptz"
-        return f"(case when {at} <= now() then {at} end)"  # consent of the future does not count
+        # Consent of the future does not count. Not `now()`: a pass may have waited since it began.
+        # A second, because nothing would look at it again when its time has come.
+        return f"(case when {at} <= statement_timestamp() + interval '1 s' then {at} end)"
 
     def _selected(self, column: str) -> str:
         if self.lists is None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import support
-from support import gone, move, put, rename, world
+from support import blocked, gone, holding, move, put, rename, world
 
 from syncd import control
 from syncd.db import Pool
@@ -222,6 +222,27 @@ async def test_consent_counts_if_it_is_newer_than_the_no_and_not_of_the_future(
         await w.hand.drain()
 
         assert w.acme.mailed() == ({"ann@x.test": "A"} if mailed else {})
+
+
+async def test_consent_given_while_a_pass_waits_for_its_turn_is_none_of_the_future(
+    pool: Pool,
+) -> None:
+    """9f: the pass consumes the change, so nothing would look at it again."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann")
+        await w.hand.drain()
+        await opt_out(pool, w.hand.id, "ann", "ann@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}
+        lock = "select 1 from syncd.feed where destination_id = $1 for update"
+        async with holding(pool, lock, w.hand.id):
+            waiting = asyncio.create_task(w.hand.plan())
+            await blocked(pool)
+            await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        await waiting
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
 
 
 async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
