@@ -468,13 +468,19 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
     kept: list[Decision] = []
     for one in decisions:
         held = one.entry if isinstance(one, Settle) else one
-        email = held.email if isinstance(held, Entry) else ""
-        if email and email in taken:
+        about = _addresses_of(held) if isinstance(held, Entry) else set()
+        if about & taken:
             kept.append(Release(one.contact_id, 1.0, "its address is being sent", replan=True))
             continue
-        taken.add(email)
+        taken |= about
         kept.append(one)
     return kept
+
+
+def _addresses_of(entry: Entry) -> set[str]:
+    """The one it is to have, and where a lost try may have left it: no mirror row tells of that."""
+    tried = entry.sent_email if entry.change.doubtful else None
+    return {one for one in (entry.email, tried) if one}
 
 
 def _intent(entry: Entry) -> tuple[Any, ...]:

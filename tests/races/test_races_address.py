@@ -585,6 +585,23 @@ async def test_the_doubt_about_a_record_goes_with_it_to_whoever_takes_it_over(
         assert await w.hand.rows() == {}
 
 
+@every_key
+async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_the_same_claim(
+    pool: Pool, key: Key
+) -> None:
+    """Promise 2: ann was made at s, perhaps; she leaves it, and bob is to come."""
+    async with world(pool, key, FIND) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await move(pool, ann="a@x.test")
+        await put(pool, "bob=s@x.test")
+        await w.hand.plan()
+        await w.hand.hurry()
+        assert len((await w.hand.claim()).entries) == 1
+
+
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
     """Promise 2: claims take turns; the second one sees what the first has in flight."""
     async with world(pool, "ours") as w:
