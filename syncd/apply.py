@@ -145,8 +145,9 @@ async def _kept(
 
 async def _as_ids(connection: Connection, row: Columns) -> list[str] | None:
     """Names of lists turned into ids, each once; what is neither is told with the row's faults."""
-    if not row["lists"]:
-        return row["lists"]  # type: ignore[no-any-return]
+    lists: list[str] | None = row["lists"]
+    if not lists:
+        return lists
     try:
         async with connection.transaction():
             source = await sources.describe(connection, row["source"])
@@ -154,10 +155,10 @@ async def _as_ids(connection: Connection, row: Columns) -> list[str] | None:
                 f"select id::text as id, name::text as name from {source.list.name}"  # noqa: S608  quoted
             )
     except (ConfigError, asyncpg.PostgresError):
-        return row["lists"]  # type: ignore[no-any-return]
+        return lists
     ids = {one["id"] for one in found}
     named = {one["name"]: one["id"] for one in found}
-    return list(dict.fromkeys(x if x in ids else named.get(x, x) for x in row["lists"]))
+    return list(dict.fromkeys(x if x in ids else named.get(x, x) for x in lists))
 
 
 def _touched(wanted: Declared, before: Mapping[str, Rows]) -> list[str]:
