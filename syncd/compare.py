@@ -113,7 +113,7 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
         """What a full pass looks at: ids from $1 to $2, $3 whether to force.
 
         Rows as `by_keys`, with the whole desired contact and `holder`, the other contact (if any)
-        whose mirror row, or request in flight, has the wanted address. `matched` counts the
+        whose mirror row, request in flight, or lost try, has the wanted address. `matched` counts the
         window's contacts that the mirror knows as here; it stands in every row, and in one whose
         contact_id is null where nothing differs.
         """
@@ -192,7 +192,11 @@ with d as materialized (
             union all
             select f.holds, f.contact_id from syncd.journal f
              where f.destination_id = {destination} and f.state = 'sent'
-               and f.holds = any({moved})) t
+               and f.holds = any({moved})
+            union all
+            select f.email, f.contact_id from syncd.journal f
+             where (select exists (select 1 {self._doubtful})) and f.destination_id = {destination}
+               and f.doubtful and f.email = any({moved})) t
      group by 1
 ){stage}
 select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
@@ -211,6 +215,8 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
 
         `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
+        `in_doubt`: who may have been left by a lost try where this contact is to be put; of two that
+        are in each other's way one goes first.
         """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
@@ -245,6 +251,11 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
            select f.contact_id from flights f
             where f.by_request and f.address = k.tried and f.contact_id <> k.contact_id
             limit 1) end as tried_in_flight,
+       case when (select exists (select 1 {self._doubtful})) and k.email is distinct from k.m_email then (
+           select j.contact_id {self._doubtful} and j.email = k.email
+              and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
+              and (k.tried is null or j.contact_id < k.contact_id)
+            limit 1) end as in_doubt,
        k.email is distinct from k.m_email and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
@@ -272,6 +283,12 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
        {self._erase("k.m_email")} as erase, {self._erase_email("k.m_email")} as erase_email,
        (select exists (select 1 from syncd.tombstone)) as buries
   from k"""
+
+    @property
+    def _doubtful(self) -> str:
+        """Journal rows j of whom a lost try may have left something there; mostly none."""
+        return f"""from syncd.journal j
+            where j.destination_id = {self.desired.destination_id} and j.doubtful"""
 
     @property
     def _flights(self) -> str:

@@ -269,8 +269,12 @@ class Acme:
             return web.Response(status=cast("int", self.faults.popleft()))
         found = []
         for one in changes:
-            email = ((one["want"] or one["was"]) or {"email": ""})["email"]
-            match = self.of(one["id"]) if self.key == "ours" else self.at(email.lower())
+            people = [one["want"] or one["was"] or {"email": ""}]
+            if self.key == "remote id" and one["was"] and not one["remote"]:
+                people.insert(0, one["was"])
+            match = self.of(one["id"]) if self.key == "ours" else []
+            for person in people if self.key != "ours" else ():
+                match = match or self.at(person["email"].lower())
             match = match or [r for r in (self._record(one),) if r is not None]
             found.append({"id": match[0].id, "no": match[0].no} if match else None)
         return web.json_response(found)

@@ -602,6 +602,54 @@ async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_the_same_cla
         assert len((await w.hand.claim()).entries) == 1
 
 
+async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_a_later_claim(
+    pool: Pool,
+) -> None:
+    """Promise 2: ann was made at s, perhaps, and waits for her next try; bob is to come to s."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await move(pool, ann="a@x.test")
+        await put(pool, "bob=s@x.test")
+        await w.hand.plan()
+        await pool.execute("update syncd.journal set due_at = now() where contact_id = 'bob'")
+        assert (await w.hand.claim()).entries == []
+        assert "may have left contact ann" in (await w.hand.row("bob"))["last_error"]
+        await w.hand.drain()
+        assert await people(w) == {"ann": "a@x.test", "bob": "s@x.test"}
+
+
+async def test_two_that_lost_tries_left_at_each_others_address_do_not_wait_for_ever(
+    pool: Pool,
+) -> None:
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=a@x.test", "bob=b@x.test")
+        await w.hand.plan()
+        w.acme.faults += ["lost", "lost"]
+        await w.hand.step()
+        await w.hand.step()
+        await move(pool, ann="b@x.test", bob="a@x.test")
+        await w.hand.drain()
+        assert await people(w) == {"ann": "b@x.test", "bob": "a@x.test"}
+
+
+async def test_a_window_puts_nobody_where_a_lost_try_left_somebody(pool: Pool) -> None:
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await move(pool, ann="a@x.test")
+        await put(pool, "bob=s@x.test")
+        await pool.execute("delete from syncd.change")
+        await w.hand.full(direct=True)
+        assert [one for one in w.acme.records.values() if one.owner == "bob"] == []
+        await w.hand.drain()
+        assert await people(w) == {"ann": "a@x.test", "bob": "s@x.test"}
+
+
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:
     """Promise 2: claims take turns; the second one sees what the first has in flight."""
     async with world(pool, "ours") as w:
