@@ -276,7 +276,8 @@ class Acme:
             for person in people if self.key != "ours" else ():
                 match = match or self.at(person["email"].lower())
             match = match or [r for r in (self._record(one),) if r is not None]
-            found.append({"id": match[0].id, "no": match[0].no} if match else None)
+            told = {"id": match[0].id, "email": match[0].email, "no": match[0].no} if match else None
+            found.append(told)
         return web.json_response(found)
 
     async def opt_outs(self, request: web.Request) -> web.StreamResponse:
@@ -381,7 +382,7 @@ class Adapter:
         body = orjson.dumps([to_wire(one) for one in changes])
         rows = _read(await self._wire.send(Request("POST", "/find", body, repeatable=True)))
         return [
-            Found({"id": row["id"]}, opted_out=OptedOut() if row["no"] else None)
+            Found({"id": row["id"]}, row["email"], OptedOut() if row["no"] else None)
             if row is not None
             else Found(None)
             for row in rows
