@@ -18,7 +18,7 @@ from syncd import addresses, sql
 from syncd.classify import FRESH_LANE, Counted, Planned, classify
 from syncd.compare import Compare
 from syncd.control import Destination
-from syncd.db import Connection, Pool, Row, transact
+from syncd.db import Connection, Pool, Row, Undo, savepoint, transact
 from syncd.desired import Desired
 from syncd.errors import ConfigError
 from syncd.model import Key
@@ -236,8 +236,12 @@ class Planner:
         ]
         if not back:
             return ()
-        await connection.fetch(sql.addresses.lock, self.destination.id, sorted(back))
-        parted = await connection.fetch(sql.addresses.part, self.destination.id, back)
+        me = self.destination.id
+        async with savepoint(connection):
+            await connection.fetch(sql.addresses.lock, me, sorted(back))
+            parted = await connection.fetch(sql.addresses.part, me, back)
+            if not parted:  # then the pass goes on, and must not hold these rows (races 19)
+                raise Undo
         if late := sorted(set(back) - {row["before"] for row in parted}):  # in flight
             await connection.execute(sql.addresses.note_gone, self.destination.source, late)
         return [row["contact_id"] for row in parted]

@@ -427,6 +427,28 @@ async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_pu
         assert w.acme.mailed() == {"new@x.test": "N"}
 
 
+async def test_a_pass_that_parts_nobody_holds_no_row_while_it_waits_for_another(pool: Pool) -> None:
+    """19: c2 came back elsewhere while it is in flight, so it stays; its new address is c1's, whose
+    row a settlement has, which goes on to c2's."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1", "c2")
+        await w.hand.drain()
+        await rename(pool, "c1", "B")
+        await rename(pool, "c2", "B")
+        await w.hand.plan()
+        assert len((await w.hand.claim()).entries) == 2
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c2")
+            await put(connection, "c2=c1@x.test")
+        await move(pool, c1="new@x.test")
+        lock = "select from syncd.journal where contact_id = '{}' for no key update nowait"
+        async with holding(pool, lock.format("c1")) as settlement:
+            planning = asyncio.create_task(w.hand.plan())
+            await blocked(pool)
+            await settlement.execute(lock.format("c2"))
+        await planning
+
+
 async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_one_got(
     pool: Pool,
 ) -> None:
