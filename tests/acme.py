@@ -276,7 +276,9 @@ class Acme:
             for person in people if self.key != "ours" else ():
                 match = match or self.at(person["email"].lower())
             match = match or [r for r in (self._record(one),) if r is not None]
-            told = {"id": match[0].id, "email": match[0].email, "no": match[0].no} if match else None
+            told = (
+                {"id": match[0].id, "email": match[0].email, "no": match[0].no} if match else None
+            )
             found.append(told)
         return web.json_response(found)
 

@@ -61,7 +61,7 @@ class Work:
 
     @property
     def emails(self) -> Sequence[str]:
-        """Where its record may be: what a lost try has made is under the address it was tried with."""
+        """Where its record may be: what a lost try made is under the address it was tried with."""
         was = self.change.was
         tried = was.email if self.change.doubtful and was is not None else ""
         return [one for one in dict.fromkeys((tried.lower(), self.email.lower())) if one]
