@@ -30,6 +30,7 @@ from syncd.model import (
     Page,
     Request,
     Seen,
+    Started,
     Traits,
 )
 
@@ -320,6 +321,18 @@ class Compares(Protocol):
 class ReadsWhole(Protocol):
     async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
         """Read these contacts one by one, with everything that is told; None: not there."""
+        ...
+
+
+class ExportsLists(Protocol):
+    async def export(
+        self, list_id: str, receipt: Mapping[str, Any] | None
+    ) -> Started | Mapping[str, Mapping[str, Any]]:
+        """Have a remote list written out: `Started` while that lasts, to be asked again with its
+        receipt; then address → what `Seen.fields` would tell, as far as an export does.
+
+        Indivisible, Unintelligible: it cannot be had, or not be read.
+        """
         ...
 
 
