@@ -45,7 +45,7 @@ BY_AN_ACCIDENT = {
     "reading.give_up": "a list is written to that was read in part",
     "window.leave_out": "an address is taken while a window is read",
 }
-"""What takes a mishap of another kind; `tests/chaos` has those, and kills at any instant."""
+"""What takes a mishap of another kind: `tests/fuzz` has those, and dies at any instant."""
 
 OTHERS = {
     "addresses.note_gone": "tests/races/test_races_address.py",
@@ -54,7 +54,7 @@ OTHERS = {
     "erasure.shared": "tests/test_erasure.py",
     "plan.write_sharers": "tests/races/test_races_address.py",
 }
-"""What has tests of its own, each statement the last of its transaction."""
+"""What the company is too simple for, and the tests that come to it."""
 
 
 _met: dict[str, set[str]] = {}  # the names of all points that runs came to, by provider
@@ -72,7 +72,7 @@ async def test_a_crash_at_any_write_loses_doubles_and_mails_nobody(
         findings += tally.findings
         struck, cases = struck + tally.struck, cases + tally.cases
     assert not findings, "\n".join(findings)
-    assert struck > 0.7 * cases, "the runs have too little in common"
+    assert struck > cases / 2, "the runs have too little in common"
 
 
 @pytest.mark.timeout(900)
