@@ -42,6 +42,7 @@ BY_AN_ACCIDENT = {
     "plan.owe_full": "a TRUNCATE",
     "plan.set_generation": "the mapping is changed",
     "reading.fail": "a list goes while it is read",
+    "reading.judged": "a worker died at the end of a scan",
     "reading.give_up": "a list is written to that was read in part",
     "window.leave_out": "an address is taken while a window is read",
 }
