@@ -263,19 +263,27 @@ class Service:
             return
         while not self.stop.is_set():
             try:
-                await self._hear()
-            except SyncdError:
+                if not await self._hear():
+                    log.info("a pooler is in between, nothing can be listened for: polling serves",
+                             poll_seconds=self.app.settings.poll_seconds)  # fmt: skip
+                    return
+            except (SyncdError, *db.LOST):
                 await first_of(self.stop, timeout=5.0)
 
-    async def _hear(self) -> None:
+    async def _hear(self) -> bool:
+        """Until the connection is gone, or the end; False where a pooler lets nothing arrive."""
         gone = asyncio.Event()
-        connection = await db.connect(self.app.url)
+        direct = self.app.settings.listen_url
+        connection = await db.connect(direct or self.app.url)
         connection.add_termination_listener(lambda *_: gone.set())
         try:
+            if not direct and await db.is_pooled(connection):
+                return False
             await connection.add_listener("syncd_change", self._source_changed)
             await connection.add_listener("syncd_control", lambda *_: self.changed.set())
             self.changed.set()  # for what was said before somebody listened
             await first_of(self.stop, gone)
+            return True
         finally:  # at once: it has nothing to lose, and this may be a cancellation
             connection.terminate()
 
