@@ -23,6 +23,7 @@ from syncd.health import Health
 from syncd.metrics import Metrics
 from syncd.observer import NOBODY, Observer
 from syncd.outcomes import backoff
+from syncd.restored import Watermark, recover
 from syncd.secrets import Secrets, sealing_keys
 from syncd.serve import Service
 from syncd.service import watched
@@ -50,6 +51,7 @@ class App:
     secrets: Secrets
     environ: Mapping[str, str]
     observer: Callable[[str], Observer] = lambda _: NOBODY  # by destination
+    watermark: Watermark = field(default_factory=Watermark)
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
@@ -57,11 +59,14 @@ class App:
         s = self.settings
         worker = Worker(self.pool, s.lease_seconds, s.heartbeat_seconds, s.request_timeout_seconds)
         await worker.begin()
+        await recover(self.pool, went_back=await self.watermark.went_back(self.pool))
         stop = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(worker.keep_alive(stop), name="heartbeat")
                 group.create_task(worker.take_over(stop), name="take over")
+                looks = self.watermark.keep(self.pool, stop, s.heartbeat_seconds)
+                group.create_task(looks, name="watermark")
                 yield worker
                 stop.set()
         finally:

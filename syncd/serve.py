@@ -69,7 +69,6 @@ class Service:
         return {name: flow for name, flow in found.items() if flow is not None}
 
     async def run(self) -> None:
-        await self._recover()
         async with self.bells, asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._control_loop(group), name="control")
@@ -293,22 +292,6 @@ class Service:
                 flow.bells.plan.set()
 
     # ── Housekeeping ────────────────────────────────────────────────────────────────────────
-
-    async def _recover(self) -> None:
-        """After a restore or failover nothing in flight is certain: doubt it, look at all."""
-        engine = await self.app.pool.fetchrow(sql.plan.engine)
-        if engine is None:
-            return
-        for feed in await self.app.pool.fetch(sql.app.feeds):
-            known = feed["system_identifier"] is not None
-            other = (feed["system_identifier"], feed["timeline"]) != tuple(engine)[:2]
-            ahead = feed["ahead"]
-            if (known and other) or ahead:
-                log.warning("the database was restored or failed over", feed=feed["destination_id"])
-                await self.app.pool.execute(sql.plan.doubt_everything, feed["destination_id"])
-            await self.app.pool.execute(
-                sql.plan.stamp_engine, feed["destination_id"], *tuple(engine)[:2]
-            )
 
     async def _housekeeping(self) -> None:
         while not self.stop.is_set():
