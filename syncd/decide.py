@@ -142,6 +142,9 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
+    if row["in_doubt"] is not None and rules.traits.key == "remote id":
+        why = f"a lost try may have left contact {row['in_doubt']} at its address"
+        return Release(contact_id, 0.2, why)
     known = row["m_state"] in HELD
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):

@@ -544,7 +544,7 @@ def _opt_out(one: Settled) -> tuple[Any, ...]:
     told = one.opt_out
     assert told is not None
     evidence = orjson.dumps(told.evidence, default=str).decode()
-    email = one.entry.email or None
+    email = (told.email or one.entry.email).lower() or None
     return one.entry.contact_id, email, told.list_id, told.kind, told.occurred_at, evidence
 
 

@@ -378,8 +378,8 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
     want, no = entry.change.want, found.opted_out
     if want is not None and want.subscribed and no is not None:
         known = entry.change.resubscribe and (reads or no.occurred_at is None)
-        if not known:
-            return no
+        if not known:  # said under the address that the record has, be it about to get another
+            return replace(no, email=no.email or found.email)
     if found.remote is None:
         if entry.look_first or entry.change.verb is not Verb.PUT:
             return Applied()

@@ -269,10 +269,17 @@ class Acme:
             return web.Response(status=cast("int", self.faults.popleft()))
         found = []
         for one in changes:
-            email = ((one["want"] or one["was"]) or {"email": ""})["email"]
-            match = self.of(one["id"]) if self.key == "ours" else self.at(email.lower())
+            people = [one["want"] or one["was"] or {"email": ""}]
+            if self.key == "remote id" and one["was"] and not one["remote"]:
+                people.insert(0, one["was"])
+            match = self.of(one["id"]) if self.key == "ours" else []
+            for person in people if self.key != "ours" else ():
+                match = match or self.at(person["email"].lower())
             match = match or [r for r in (self._record(one),) if r is not None]
-            found.append({"id": match[0].id, "no": match[0].no} if match else None)
+            told = (
+                {"id": match[0].id, "email": match[0].email, "no": match[0].no} if match else None
+            )
+            found.append(told)
         return web.json_response(found)
 
     async def opt_outs(self, request: web.Request) -> web.StreamResponse:
@@ -377,7 +384,7 @@ class Adapter:
         body = orjson.dumps([to_wire(one) for one in changes])
         rows = _read(await self._wire.send(Request("POST", "/find", body, repeatable=True)))
         return [
-            Found({"id": row["id"]}, opted_out=OptedOut() if row["no"] else None)
+            Found({"id": row["id"]}, row["email"], OptedOut() if row["no"] else None)
             if row is not None
             else Found(None)
             for row in rows
