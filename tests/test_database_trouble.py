@@ -29,6 +29,7 @@ from syncd.migrate import migrate
 
 N = 150
 SEATS = 40  # connections, at most
+LONG = 150.0  # seconds; on a busy machine every try of a daemon takes its time
 UNGUARDED: dict[str, Any] = {"guard_percent": 100, "guard_floor": 1_000_000}
 _numbers = itertools.count(1)
 
@@ -51,7 +52,7 @@ async def filled(server: Cluster, place: str = "", n: int = N) -> AsyncIterator[
     await migrate(first)
     await first.close()
     async with service.serving(url) as made:
-        made.settings = service.MORTAL
+        made.settings = {**service.MORTAL, "LEASE_SECONDS": "5"}
         await service.fill(made.db, n)
         box = await made.sandbox()
         box.set_faults(seed=4, latency_ms=[10, 60])
@@ -110,10 +111,10 @@ async def recovered(
     syncd: Service, daemon: Process, company: str, *, is_another: bool = False
 ) -> None:
     """It serves by itself: what is changed now arrives, and nothing has been lost or doubled."""
-    await until(lambda: back(daemon) == len(lost(daemon)) > 0, "it says that it is back")
+    await until(lambda: back(daemon) == len(lost(daemon)) > 0, "it says that it is back", LONG)
     await renamed(syncd, company)
     await syncd.hasten()
-    await syncd.in_step()
+    await syncd.in_step(timeout=LONG)
     await syncd.same("shop")
     assert daemon.alive
     turns = [one["event"] for one in daemon.log if "the database" in one["event"]]
@@ -169,7 +170,7 @@ async def test_a_restart_within_plan_claim_and_settle_loses_and_doubles_nothing(
         await asyncio.to_thread(server.start)
         await reconnected(syncd)
         await syncd.hasten()
-        await syncd.in_step()
+        await syncd.in_step(timeout=LONG)
         await syncd.same("shop")
     await recovered(syncd, daemon, "after")
 
@@ -244,7 +245,7 @@ async def _refused(server: Cluster, kind: str) -> None:
         try:
             await trouble(server, admin, syncd, True)
             await cut(admin, syncd)
-            await until(lambda: says(daemon, words), f"says that it is {kind}", 40)
+            await until(lambda: says(daemon, words), f"says that it is {kind}", LONG)
             assert len(lost(daemon)) == 1, "said once"
             assert back(daemon) == 0
         finally:
@@ -265,7 +266,7 @@ async def test_a_server_without_a_seat_left_is_waited_for(server: Cluster, syncd
             while True:
                 seats.append(await asyncpg.connect(server.url, server_settings=service.OURS))
         words = "too many clients already|remaining connection slots"
-        await until(lambda: says(daemon, words), "says why", 40)
+        await until(lambda: says(daemon, words), "says why", LONG)
         assert (len(lost(daemon)), back(daemon)) == (1, 0)
     finally:
         for one in seats:
@@ -283,10 +284,14 @@ async def test_statements_that_are_cancelled_or_wait_for_a_lock_in_vain_end_nobo
     async with locked(syncd, "journal"):
         pid = await until(partial(waits_for, syncd, "journal"), "waits")
         await syncd.db.execute("select pg_cancel_backend($1)", pid)
-        await until(lambda: says(daemon, "canceling statement due to user request"), "says why")
+        await until(
+            lambda: says(daemon, "canceling statement due to user request"), "says why", LONG
+        )
     await recovered(syncd, daemon, "between")
     async with locked(syncd, "journal"):
-        await until(lambda: says(daemon, "canceling statement due to lock timeout"), "says why")
+        await until(
+            lambda: says(daemon, "canceling statement due to lock timeout"), "says why", LONG
+        )
     await recovered(syncd, daemon, "after")
 
 
@@ -346,11 +351,13 @@ async def test_a_standby_is_waited_for_until_it_is_promoted(
     try:
         await asyncio.to_thread(server.start, wait=False)
         await until(lambda: says(daemon, r"the database system is .*(starting up|accept)"),
-                    "starting up", 40)  # fmt: skip
+                    "starting up", LONG)  # fmt: skip
         await asyncio.to_thread(server.stop, "fast")
         server.set("hot_standby=on")
         await asyncio.to_thread(server.start)
-        await until(lambda: says(daemon, "in a read-only transaction|during recovery"), "read only")
+        await until(
+            lambda: says(daemon, "in a read-only transaction|during recovery"), "read only", LONG
+        )
         assert (len(lost(daemon)), back(daemon)) == (1, 0)
     finally:
         await asyncio.to_thread(server.control, "promote")
@@ -400,7 +407,7 @@ async def _fill_up(syncd: Service, filler: Path) -> None:
         while True:
             out.write(bytes(1 << 16))
     await syncd.set("shop", paused=False)
-    await until(lambda: says(daemon, "No space left on device"), "says why", 40)
+    await until(lambda: says(daemon, "No space left on device"), "says why", LONG)
     assert len(lost(daemon)) == 1
     filler.unlink()
     await recovered(syncd, daemon, "after")
