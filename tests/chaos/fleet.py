@@ -35,7 +35,8 @@ class Worker(Process):
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self.clock = folder / "clock"
         super().__init__(("run",), {
-            **environ, "CHAOS_CLOCK": str(self.clock), "PYTHONPATH": str(HERE / "clock"),
+            **environ, "CHAOS_CLOCK": str(self.clock), 
+            "PYTHONPATH": os.pathsep.join([str(HERE / "clock"), *_path(environ)]),
         }, folder)  # fmt: skip
         self.asked = False  # to end, or killed
 
@@ -124,6 +125,10 @@ class Fleet:
 
     def logs(self) -> dict[str, str]:
         return {one.out.parent.name: one.said + one.printed for one in self.all}
+
+
+def _path(environ: Mapping[str, str]) -> list[str]:
+    return [environ["PYTHONPATH"]] if "PYTHONPATH" in environ else []
 
 
 def environment(url: str, secrets: Mapping[str, str], listen: bool) -> dict[str, str]:
