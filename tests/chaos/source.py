@@ -209,7 +209,7 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
         await c.execute(
             "create temporary table ins on commit drop as select * from syncd.membership"
         )
-        await c.execute("truncate syncd.membership, syncd.contact")
+        await c.execute("truncate syncd.contact, syncd.membership")
         await c.execute("insert into syncd.contact select * from kept")
         await c.execute("insert into syncd.membership select * from ins")
 

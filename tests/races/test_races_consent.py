@@ -265,6 +265,27 @@ async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
         assert await pool.fetchval("select kind from syncd.opt_out") == "complained"
 
 
+async def test_a_no_met_just_before_a_look_up_that_fails_is_settled_once(pool: Pool) -> None:
+    """9f: of two who are to be mailed again one has just said no, and the other is looked up."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false")
+        await w.hand.drain()
+        at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+        w.acme.notices = [{"contact_id": "ann", "email": "ann@x.test", "at": at}]
+        await pool.execute("update syncd.contact set subscribed = true")
+        await w.hand.plan()
+        w.acme.faults.append(503)
+        w.acme.requests.clear()
+        c = await w.hand.step()
+        print(w.acme.requests, await pool.fetch('select * from syncd.opt_out'))
+        assert not w.acme.faults
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
+
+
 @pytest.mark.parametrize("newer", [True, False])
 async def test_a_no_given_after_an_older_one_was_lifted_is_the_persons_own(
     pool: Pool, newer: bool
