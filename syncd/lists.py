@@ -104,10 +104,12 @@ class Lists:
         """
         if not self._can & Can.LISTS:
             return {}
+        began = await self.pool.fetchval(sql.lists.now)
         there: Mapping[str, str] = await self.adapter.lists()
         rows = await self.pool.fetch(
-            sql.lists.looked_at, self._me, list(there), list(there.values()), GONE
-        )
+            sql.lists.looked_at, self._me, list(there), list(there.values()), GONE, began,
+            self.adapter.traits.visible_after,
+        )  # fmt: skip
         for row in rows:
             log.warning("list changed there", list=row["list_id"], state=row["state"])
         await self.remember()

@@ -858,6 +858,28 @@ async def test_a_list_that_was_deleted_there_asks_and_is_not_made_again_unasked(
         assert w.shelves.held() == {"NEWS": emails(crowd(4))}
 
 
+async def test_a_list_made_by_another_worker_while_one_looks_is_not_gone(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann")
+        flow, other = w.flow(w.hand), w.flow(w.hand)
+        read = flow.lists.adapter.lists
+
+        async def lists() -> Any:
+            there = await read()
+            assert await other.keep_lists()
+            return there
+
+        monkeypatch.setattr(flow.lists, "adapter", flow.lists.adapter)
+        flow.lists.adapter.lists = lists
+        assert await flow.lists.look() == {}
+        flow.lists.adapter.lists = read
+        assert (await states(pool))["news"][0] == "in step"
+        assert list((await flow.lists.look()).values()) == ["NEWS"]
+        assert (await states(pool))["news"][0] == "in step"
+
+
 async def test_a_list_renamed_there_is_renamed_back(pool: Pool) -> None:
     async with shop(pool) as w:
         await people(pool, news="ann")
