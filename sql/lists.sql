@@ -119,6 +119,13 @@ update syncd.list_mirror l
    and (l.pushed_at is null or l.pushed_at < $5::timestamptz - make_interval(secs => $6::float8))
 returning l.list_id, l.state;
 
+-- name: names
+-- Changes with every list that is made, renamed or removed there; null while one is being.
+select case when not coalesce(bool_or(state = 'sent' and remote_id is not null), false)
+            then coalesce(max(pushed_at), '-infinity')::text || ' ' || count(*) end
+  from syncd.list_mirror
+ where destination_id = $1::int;
+
 -- name: forget
 -- A list that was removed there: nobody can be met in it, nor missed.
 with gone as (

@@ -24,6 +24,7 @@ class Verdict:
     def __init__(self, seen: Evidence) -> None:
         self.seen = seen
         self.residues: Counter[str] = Counter()
+        self.noes = [no for no in seen.noes if self._is_told(no)]
         self.late = {no for at in seen.shops for no in self._late(at)}
         self.findings = sorted({
             *(found for at in seen.shops for found in self._of(at)),
@@ -36,7 +37,7 @@ class Verdict:
         yield from self._resubscribed(at)
         yield from doubled(at)
         yield from limits(at)
-        yield from differences(at, self.seen, self.late)
+        yield from differences(at, self.seen, [no for no in self.noes if no not in self.late])
 
     # ── Older after newer ───────────────────────────────────────────────────────────────────
 
@@ -98,9 +99,24 @@ class Verdict:
                     f"{one.now.email} (V{one.now.version}) at {one.at:.3f}, no at {no.at:.3f}",
                 )  # fmt: skip
 
+    def _is_told(self, no: No) -> bool:
+        """Whether anybody can learn of it, and whose it is; the other noes are counted."""
+        if no.silent:
+            self.residues["a no that the provider cannot tell"] += 1
+            return False
+        last: dict[str, Version] = {}
+        for one in self.seen.versions:
+            if one.at <= no.at:
+                last[one.contact] = one
+        owner = next((v.contact for v in self.seen.versions if v.number == no.version), None)
+        if no.version is None or owner not in last or last[owner].email != no.email:
+            self.residues["a no at a record that was somebody else's by then"] += 1
+            return False
+        return True
+
     def _binding(self, email: str, version: int | None, now: float, shop: str) -> No | None:
         """The last no said there at this address that no consent known by *now* has ended."""
-        said = [no for no in self.seen.noes
+        said = [no for no in self.noes
                 if no.email == email and no.shop == shop and no.at < now]  # fmt: skip
         holders = {one.contact for one in self.seen.versions
                    if one.email == email or one.number == version}  # fmt: skip
@@ -116,7 +132,7 @@ class Verdict:
         """Noes that a request of ours, on its way already, wrote over: nobody can know them."""
         return {
             no
-            for no in self.seen.noes
+            for no in self.noes
             if no.shop == at.name
             and any(
                 one.request and one.now and one.now.mailable and one.now.email == no.email

@@ -33,11 +33,17 @@ class Became:
 
 @dataclass(frozen=True)
 class No:
-    """Somebody said no at a provider, to all its mail."""
+    """Somebody said no at a provider, to all its mail.
+
+    version: of the data that the record had then.  silent: the provider has no way to tell of it,
+    but by not showing the person any more.
+    """
 
     shop: str
     at: float
     email: str
+    version: int | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True)

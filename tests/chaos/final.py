@@ -8,8 +8,8 @@ from .evidence import At, Evidence, Finding, No, Version, Wish
 from .shapes import Record
 
 
-def differences(at: At, seen: Evidence, late: Collection[No]) -> Iterator[Finding]:
-    """late: noes that a request of ours, on its way already, wrote over: nobody can know them."""
+def differences(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Finding]:
+    """noes: those that can be known, of all shops."""
     there: dict[str, list[Record]] = {}
     for one in at.held.values():
         if one.email:
@@ -23,7 +23,7 @@ def differences(at: At, seen: Evidence, late: Collection[No]) -> Iterator[Findin
     for email, records in there.items():
         if any(one.mailable for one in records):
             yield Finding("differs", at.name, f"{email}: gone, but mailed: {records}")
-    yield from _against_a_no(at, seen, late)
+    yield from _against_a_no(at, seen, noes)
     for number, (name, wanted) in at.list_names.items():
         if name != wanted:
             yield Finding("differs", at.name, f"list {number} is {name!r} instead of {wanted!r}")
@@ -45,15 +45,15 @@ def _unlike(wish: Wish, records: list[Record]) -> Iterator[str]:
         yield f"lists {sorted(mailed[0].lists)} instead of {sorted(wish.lists)}"
 
 
-def _against_a_no(at: At, seen: Evidence, late: Collection[No]) -> Iterator[Finding]:
+def _against_a_no(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Finding]:
     """Mailed at an address whose no, said anywhere, no consent has ended."""
     last: dict[str, Version] = {}
     for one in seen.versions:
         last[one.contact] = one
     holders = {one.email: one for one in last.values() if one.email}
     mailed = {one.email for one in at.held.values() if one.mailable}
-    for no in seen.noes:
-        if no.email not in mailed or no in late:
+    for no in noes:
+        if no.email not in mailed:
             continue
         who = holders.get(no.email)
         if who is None or who.consented is None or who.consented <= no.at:

@@ -14,12 +14,15 @@ from syncd.providers import providers
 
 from .boxes import Box
 from .cluster import Cluster, Link
-from .evidence import At, Became, Evidence, No, Row, Sent, Version, Wish
+from .evidence import At, Became, Evidence, No, Row, Sent, Version
 from .fleet import LEASE, TIMEOUT, Fleet
-from .shapes import list_ids, list_names, record
+from .shapes import Record, list_ids, list_names, record
 from .source import TRUTH
-from .variant import FIELDS, Shop, Variant
+from .variant import Shop, Variant
 from .wishes import wishes
+
+SILENT = ("redcappi",)
+"""Providers where a no shows only by the person's being gone, as README's table says."""
 
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
@@ -105,11 +108,16 @@ def became(provider: str, told: Sequence[Mapping[str, Any]]) -> list[Became]:
 
 
 def _noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
-    return [
-        No(shop, one["at"], one["email"].lower())
-        for one in told
-        if one["what"] == "act" and one.get("do") == "unsubscribe"
-    ]
+    there: dict[str, Record | None] = {}
+    found = []
+    for one in told:
+        if one["what"] == "record":
+            there[one["record"]] = record(shop, one["record"], one["now"])
+        elif one["what"] == "act" and one.get("do") == "unsubscribe":
+            email = one["email"].lower()
+            version = next((r.version for r in there.values() if r and r.email == email), None)
+            found.append(No(shop, one["at"], email, version, shop in SILENT))
+    return found
 
 
 def _versions(truth: Sequence[Mapping[str, Any]]) -> list[Version]:
@@ -117,10 +125,10 @@ def _versions(truth: Sequence[Mapping[str, Any]]) -> list[Version]:
     for row in truth:
         if row["op"] == "truncate":
             continue
-        was, now = (orjson.loads(row[one]) if row[one] else None for one in ("was", "now"))
-        if now is None:
-            found.append(Version(was["id"], row["at"], None))
+        if row["now"] is None:
+            found.append(Version(orjson.loads(row["was"])["id"], row["at"], None))
             continue
+        now = orjson.loads(row["now"])
         consent = now["consented_at"] and datetime.fromisoformat(now["consented_at"]).timestamp()
         found.append(Version(
             now["id"], row["at"], now["email"].lower(), int(now["last_name"][1:]),
@@ -128,5 +136,3 @@ def _versions(truth: Sequence[Mapping[str, Any]]) -> list[Version]:
         ))  # fmt: skip
     return found
 
-
-__all__ = ["FIELDS", "Wish", "gather"]

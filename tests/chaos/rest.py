@@ -10,7 +10,7 @@ import service
 from .cluster import Link
 from .trouble import Operator
 
-PATIENCE = 75.0  # seconds until what is left is a finding
+PATIENCE = 150.0  # seconds until what is left is a finding; a breaker alone may wait for one minute
 
 AGAIN = """
 update syncd.journal set state = 'due', attempts = 0, crashes = 0, due_at = now()

@@ -220,7 +220,11 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
         )
         if row is None:
             return
-        self.spoken.add(row["email"])
+        had = await c.fetch(
+            "select distinct now ->> 'email' as email from chaos.truth where now ->> 'id' = $1",
+            row["id"],
+        )
+        self.spoken |= {one["email"] for one in had}
         await c.execute(
             "insert into syncd.erasure (contact_id, email) values ($1, $2)", row["id"], row["email"]
         )
@@ -229,7 +233,7 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
     async def step(self, c: Connection) -> str:
         """One change, of a kind that is drawn; its name."""
         names, weights = zip(*WEIGHTS.items(), strict=True)
-        (name,) = self.rng.choices(names, weights)
+        name: str = self.rng.choices(names, weights)[0]
         await getattr(self, name)(c)
         return name
 

@@ -14,7 +14,8 @@ import types
 from typing import Any
 
 _FILE = os.environ["CHAOS_CLOCK"]
-_real, _ns, _class = time.time, time.time_ns, datetime.datetime
+_real, _ns = time.time, time.time_ns
+_class: Any = datetime.datetime
 
 
 def _step() -> float:
@@ -33,7 +34,7 @@ class _Kind(type):
         return issubclass(kind, _class)
 
 
-class _Stepped(_class, metaclass=_Kind):
+class _Stepped(datetime.datetime, metaclass=_Kind):
     """As the program's own modules know it; its values are datetime's, as C code wants them."""
 
     __slots__ = ()
