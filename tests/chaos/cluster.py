@@ -15,7 +15,7 @@ from syncd.db import LOST
 
 T = TypeVar("T")
 SETTINGS = ("fsync = off", "full_page_writes = off", "track_commit_timestamp = on",
-            "max_connections = 150", "listen_addresses = ''", "log_min_messages = log",
+            "max_connections = 150", "listen_addresses = ''",
             "autovacuum_naptime = 5")  # fmt: skip
 """A crash of the server's alone loses nothing that was committed, also without fsync."""
 
