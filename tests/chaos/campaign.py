@@ -131,14 +131,14 @@ class Campaign:
         until = time.monotonic() + self.seconds
         async with asyncio.TaskGroup() as group:
             self._every(group, until, self.variant.pace, write)
-            self._every(group, until, 2.0, lambda: fleet.strike(rng))
-            self._every(group, until, 7.0, database.strike)
-            self._every(group, until, 1.5, public.strike)
-            self._every(group, until, 3.0, operator.strike)
-            self._every(group, until, 6.0, sleeper.strike)
+            self._every(group, until, 3.0, lambda: fleet.strike(rng))
+            self._every(group, until, 9.0, database.strike)
+            self._every(group, until, 2.0, public.strike)
+            self._every(group, until, 4.0, operator.strike)
+            self._every(group, until, 8.0, sleeper.strike)
             for name, box in self.boxes.items():
                 provider = Provider(box, self.rng(name), self.counts)
-                self._every(group, until, 2.5, provider.strike)
+                self._every(group, until, 3.0, provider.strike)
         for one in (link, asking, database.link, sleeper.link):
             one.close()
 

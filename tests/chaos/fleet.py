@@ -14,13 +14,13 @@ from pathlib import Path
 from service import Process
 
 HERE = Path(__file__).resolve().parent
-LEASE, TIMEOUT = 3.5, 2.0
+LEASE, TIMEOUT = 6.0, 3.0
 SETTINGS: Mapping[str, str] = {
     "LEASE_SECONDS": str(LEASE),
-    "HEARTBEAT_SECONDS": "0.3",
+    "HEARTBEAT_SECONDS": "0.5",
     "REQUEST_TIMEOUT_SECONDS": str(TIMEOUT),
-    "POLL_SECONDS": "0.05",
-    "CONTROL_POLL_SECONDS": "0.25",
+    "POLL_SECONDS": "0.2",
+    "CONTROL_POLL_SECONDS": "0.5",
     "DRAIN_SECONDS": "4",
     "POOL_SIZE": "5",
     "WINDOW": "10",
@@ -87,7 +87,7 @@ class Fleet:
                 victim.asked = True
                 victim.tell(signal.SIGTERM)
             case "stop":
-                await self._stop(victim, rng.choice((0.3, 1.0, LEASE + 0.5, LEASE + 1.5)))
+                await self._stop(victim, rng.choice((0.3, 2.0, LEASE + 0.5, LEASE + 1.5)))
             case "clock":
                 victim.step(rng.choice((-3600.0, -5.0, 0.0, 5.0, 86_400.0)))
         self.fill()

@@ -10,7 +10,7 @@ import service
 from .cluster import Link
 from .trouble import Operator
 
-PATIENCE = 150.0  # seconds until what is left is a finding; a breaker alone may wait for one minute
+PATIENCE = 180.0  # seconds until what is left is a finding; a breaker alone may wait for one minute
 
 AGAIN = """
 update syncd.journal set state = 'due', attempts = 0, crashes = 0, due_at = now()
@@ -55,7 +55,7 @@ class Rest:
 
     async def _quiet(self) -> str:
         until, calm, left = time.monotonic() + PATIENCE, 0, "?"
-        while calm < 4:
+        while calm < 3:
             if time.monotonic() > until:
                 return left
             await self.operator.mend()
@@ -64,7 +64,7 @@ class Rest:
             await self.link.execute(HASTEN)
             left = await self._left()
             calm = 0 if left else calm + 1
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.5)
         return ""
 
     async def _left(self) -> str:

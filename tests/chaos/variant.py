@@ -85,9 +85,9 @@ class Variant:
         return Variant(
             seed,
             tuple(_shop(rng, one, guarded) for one in (first, *others)),
-            rng.choice((2, 3, 3, 4)),
-            rng.choice((20, 35, 60)),
-            rng.choice((0.05, 0.1, 0.25)),
+            rng.choice((2, 2, 3)),
+            rng.choice((12, 20, 35)),
+            rng.choice((0.15, 0.3, 0.6)),
             guarded,
             rng.random() < 0.7,
         )
