@@ -89,6 +89,7 @@ class At:
     became: Sequence[Became] = ()
     held: Mapping[str, Record] = field(default_factory=dict)  # in the end, lists by remote id
     wishes: Sequence[Wish] = ()
+    not_mailed: frozenset[str] = frozenset()  # contacts listed as such: the provider cannot
     violations: Sequence[Mapping[str, Any]] = ()
     doubles: Sequence[Any] = ()  # as the stand-in counts them
     in_flight_max: int = 0

@@ -17,6 +17,8 @@ def differences(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Findin
     refused = {row.contact for row in seen.journal if row.shop == at.name}
     for wish in at.wishes:
         records = there.pop(wish.email, [])
+        if wish.mailed and wish.contact in at.not_mailed and not any(r.mailable for r in records):
+            continue
         if wish.contact not in refused:
             for says in _unlike(wish, records):
                 yield Finding("differs", at.name, f"{wish.contact} {wish.email}: {says}")

@@ -81,6 +81,7 @@ async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[A
     return At(
         name, kind.key, requests(told), became(name, told), held,
         await wishes(link, shop, remote, kind.needs_list),
+        await _not_mailed(link, name),
         state["violations"],
         [*state["duplicates"], *state.get("repeated_creates", ())],
         max(state["in_flight_max"].values(), default=0),
@@ -88,6 +89,15 @@ async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[A
         {number: (names[number], row["name"]) for row in mirrored
          if row["name"] and (number := row["remote_id"]) in names},
     )  # fmt: skip
+
+
+async def _not_mailed(link: Link, shop: str) -> frozenset[str]:
+    rows = await link.fetch(
+        "select contact_id from syncd.mirror m join syncd.destination d on d.id = m.destination_id"
+        " where d.name = $1"
+        "   and exists (select 1 from unnest(m.lacking) l where l like 'subscription:%')", shop,
+    )  # fmt: skip
+    return frozenset(row["contact_id"] for row in rows)
 
 
 def requests(told: Sequence[Mapping[str, Any]]) -> list[Sent]:
