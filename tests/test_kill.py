@@ -329,6 +329,7 @@ def own_cluster() -> Iterator[tuple[str, Callable[..., object]]]:
             return pg_ctl(["-w", *log, *args], pgdata=server.pgdata, user=server.system_user)
 
         yield server.get_uri(), control
+        control("-m", "immediate", "stop")  # the one below knows the first process only
         server.cleanup()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

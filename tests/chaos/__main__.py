@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="of trouble, a seed")
     parser.add_argument("--keep", action="store_true", help="also the folders of clean seeds")
     said = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left running
     unclean = 0
     for seed in range(said.seed, said.seed + said.seeds):
         outcome = asyncio.run(run(seed, said.minutes * 60, new_folder(seed)))

