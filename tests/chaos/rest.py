@@ -10,7 +10,8 @@ import service
 from .cluster import Link
 from .trouble import Operator
 
-PATIENCE = 180.0  # seconds until what is left is a finding; a breaker alone may wait for one minute
+PATIENCE = 100.0  # seconds without any progress until what is left is a finding
+LONGEST = 600.0  # seconds in all; a breaker alone may wait for one minute
 
 AGAIN = """
 update syncd.journal set state = 'due', attempts = 0, crashes = 0, due_at = now()
@@ -29,6 +30,12 @@ SCANS = """
 select d.name || ': a scan of ' || s.list_key || ' runs since ' || s.started_at from syncd.scan s join syncd.destination d on d.id = s.destination_id
  where s.finished_at is null and s.feed = 'contacts'"""
 COMMANDS = "select kind || ' of ' || destination || ' waits' from syncd.command where finished_at is null"
+
+OWED = """
+select (select count(*) from syncd.journal where state <> 'rejected')
+       + 100 * (select count(*) from syncd.feed where owes_full or pass_run is not null)
+       + (select count(*) from syncd.scan where finished_at is null and feed = 'contacts')
+       + (select count(*) from syncd.command where finished_at is null)"""
 
 
 class Rest:
@@ -54,9 +61,12 @@ class Rest:
         return ""
 
     async def _quiet(self) -> str:
-        until, calm, left = time.monotonic() + PATIENCE, 0, "?"
+        began = moved = time.monotonic()
+        calm, left, fewest = 0, "?", 1_000_000
         while calm < 3:
-            if time.monotonic() > until:
+            now, owed = time.monotonic(), await self.link.fetchval(OWED)
+            fewest, moved = (owed, now) if owed < fewest else (fewest, moved)
+            if now - moved > PATIENCE or now - began > LONGEST:
                 return left
             await self.operator.mend()
             await self.operator.approve()
