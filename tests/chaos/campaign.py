@@ -65,6 +65,7 @@ class Campaign:
     async def _with(self, server: Cluster) -> Outcome:
         await self._set_up(server.url)
         secrets = {variable(name): json.dumps(box.credential) for name, box in self.boxes.items()}
+        secrets[variable("tombstone")] = "a long random text of the campaign"
         fleet = Fleet(
             self.variant.workers, environment(server.url, secrets, self.variant.listen), self.folder
         )

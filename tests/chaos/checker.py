@@ -63,6 +63,8 @@ class Verdict:
             sent = senders.get(one.request)
             if self._woke(one.began):
                 self.residues["stale: sent by a process that woke past its lease"] += 1
+            elif one.now is not None and not one.now.mailable:
+                self.residues["stale: old data of somebody whose mail was turned off"] += 1
             elif one.at - one.began >= self.seen.timeout:
                 self.residues["stale: applied after the request timeout"] += 1
             else:

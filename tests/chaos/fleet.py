@@ -26,6 +26,7 @@ SETTINGS: Mapping[str, str] = {
     "WINDOW": "10",
     "LOG_FORMAT": "json",
 }
+STOPS = 60.0  # seconds within which a process that was asked to has stopped, on any machine
 UNREACHABLE = 69  # its exit code where the database is away when it starts
 
 
@@ -108,7 +109,7 @@ class Fleet:
         for one in self.alive:
             one.asked = True
             one.tell(signal.SIGTERM)
-        until = time.monotonic() + 20
+        until = time.monotonic() + STOPS
         while self.alive and time.monotonic() < until:
             await asyncio.sleep(0.05)
         for one in self.alive:
