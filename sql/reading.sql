@@ -430,11 +430,23 @@ with latest as materialized (
                                and m.state in ('here', 'adopted') and m.subscribed
                                and not w.list_key = any(coalesce(r.left_lists, '{}'))
                                and (w.list_key = '' or m.lists @> array[w.list_key])))
+), ordered as materialized (
+    select m.contact_id from syncd.mirror m
+     where m.destination_id = $1::int
+       and m.contact_id in (select a.contact_id from answered a where a.missing)
+     order by m.contact_id
+       for no key update
 ), left_it as (  -- it was to leave it, or to be silenced, and that did arrive
-    update syncd.mirror m set lists = array_remove(m.lists, a.list_key)
-      from answered a
-     where m.destination_id = $1::int and m.contact_id = a.contact_id and a.missing
-       and m.lists @> array[a.list_key]
+    update syncd.mirror m
+       set lists = array(select l from unnest(m.lists) l
+                          where not exists (select 1 from answered a
+                                             where a.contact_id = m.contact_id and a.missing
+                                               and a.list_key = l))
+     where m.destination_id = $1::int
+       and m.contact_id = any(array(select o.contact_id from ordered o))
+       and exists (select 1 from answered a
+                    where a.contact_id = m.contact_id and a.missing
+                      and m.lists @> array[a.list_key])
 ), left_over as (
     select r.contact_id,
            array(select w from unnest(r.waits_for) w

@@ -43,7 +43,15 @@ with told as (
            coalesce(lower(btrim(told.email)), m.email) as email,
            encode(sha256(convert_to(coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
                as hash,
-           told.kind, told.list_id, told.occurred_at, told.evidence, told.by_person,
+           told.kind, told.list_id, told.evidence, told.by_person,
+           -- the event itself may be known: told again, now of a contact, it is no younger for that
+           least(told.occurred_at,
+                 (select min(o.occurred_at) from syncd.opt_out o
+                   where o.destination_id = $1::int and o.kind = told.kind
+                     and o.list_id is not distinct from told.list_id
+                     and o.email_hash = encode(sha256(convert_to(
+                             coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
+                     and o.evidence ->> 'ts' = told.evidence::jsonb ->> 'ts')) as occurred_at,
            m.state, m.subscribed, m.pushed_at, m.held_off
       from told
       left join lateral (

@@ -292,6 +292,7 @@ class Traits:
     batch: most changes one `push` may carry.  requests_per_batch: HTTP requests it costs.
     visible_after: seconds until a write can be read back.
     names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
+    lists_by_name: lists are written by their names there, which were read before.
     default_fields: provider field → source column, used when a destination maps nothing.
     scans: what one scan pages through, where lists are objects of their own.
     page: records of one page of a scan, about.  whole_pages: pages tell fields, too.
@@ -304,6 +305,7 @@ class Traits:
     can: Can = Can.NOTHING
     needs_list: bool = False
     names_lists: bool = False
+    lists_by_name: bool = False
     visible_after: float = 0.0
     requests_per_batch: float = 1.0
     default_fields: Mapping[str, str] = field(default_factory=dict)

@@ -176,6 +176,7 @@ class Copernica(Ordinary):
             "country": "country",
             "birth_date": "birth_date",
         },
+        lists_by_name=True,
         scans="account",
         whole_pages=True,
     )
