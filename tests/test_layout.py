@@ -82,7 +82,13 @@ def test_an_adapter_reaches_neither_database_nor_journal_nor_another_provider(pa
 
     assert not reaches(names, "asyncpg", "syncd.journal", "syncd.settings", "syncd.db", *others)
     assert {n for n in names if n.startswith("syncd.")} == reaches(
-        names, "syncd.model", "syncd.errors", "syncd.providers", "syncd.words", "syncd.redact"
+        names,
+        "syncd.model",
+        "syncd.errors",
+        "syncd.providers",
+        "syncd.words",
+        "syncd.redact",
+        "syncd.decoded",
     )
 
 
