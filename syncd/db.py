@@ -191,11 +191,15 @@ async def transact(
         return await _transact(pool, work, begin)
 
 
+class Undo(Exception):
+    """Raised within a savepoint: nothing of it stays, neither what it wrote nor what it locked."""
+
+
 @contextlib.asynccontextmanager
 async def savepoint(connection: Connection) -> AsyncIterator[None]:
     """What the server refuses in it does not end the transaction around it, if there is one.
 
-    (`Connection.transaction` knows only of transactions that it began itself.)
+    `Undo` ends here. (`Connection.transaction` knows only of transactions that it began itself.)
     """
     if not connection.is_in_transaction():
         yield
@@ -203,10 +207,12 @@ async def savepoint(connection: Connection) -> AsyncIterator[None]:
     await connection.execute("savepoint attempt")
     try:
         yield
-    except asyncpg.PostgresError:
+    except (asyncpg.PostgresError, Undo) as error:
         await connection.execute("rollback to savepoint attempt; release savepoint attempt")
-        raise
-    await connection.execute("release savepoint attempt")
+        if not isinstance(error, Undo):
+            raise
+    else:
+        await connection.execute("release savepoint attempt")
 
 
 _BEGIN = "begin; set local idle_in_transaction_session_timeout = '10s'"

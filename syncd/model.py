@@ -104,6 +104,7 @@ class OptedOut:
     list_id: str | None = None  # the source's list id
     occurred_at: datetime | None = None  # the provider's time, if it told
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    email: str | None = None  # said under it; None: under the one that was sent, as far as is known
 
 
 @dataclass(frozen=True, slots=True)

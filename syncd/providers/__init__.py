@@ -308,7 +308,11 @@ class LooksUpFields(Protocol):
 
 class Finds(Protocol):
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
-        """Look the contacts up; one `Found` each, in the same order."""
+        """Look the contacts up; one `Found` each, in the same order.
+
+        Where records have ids of the provider's own, one in doubt is also looked for under the
+        address of `was`: a lost try may have made it there, before the contact moved on.
+        """
         ...
 
 

@@ -59,6 +59,13 @@ class Work:
         person = self.change.want or self.change.was
         return "" if person is None else person.email
 
+    @property
+    def emails(self) -> Sequence[str]:
+        """Where its record may be: what a lost try made is under the address it was tried with."""
+        was = self.change.was
+        tried = was.email if self.change.doubtful and was is not None else ""
+        return [one for one in dict.fromkeys((tried.lower(), self.email.lower())) if one]
+
     async def look(self) -> Sequence[Record] | None:
         """Who has the address there; None where that cannot be asked."""
         return await self.account.at(self.email) if self.email else []
