@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,9 @@ from syncd.model import (
 GROUP = "syncd.providers"
 
 
+Limit = Annotated[float, Field(ge=-(2**31), le=2**31 - 1, allow_inf_nan=False)]
+
+
 class Options(BaseModel):
     """What every destination may set in `options`; an adapter's model extends it."""
 
@@ -45,7 +48,9 @@ class Options(BaseModel):
     base_url: str = ""
     allow_http: bool = False  # plain http to a host that is not loopback
     opt_out_scope: Literal["source", "destination"] = "source"
-    meters: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    meters: Mapping[str, Mapping[Literal["per_second", "in_flight", "per_day"], Limit]] = Field(
+        default_factory=dict
+    )
 
 
 class Credential(BaseModel):
