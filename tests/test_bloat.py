@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from tests.bench.bloat import settled
+from bench.bloat import settled
 
 FIRST = 20_000
 DUE = """

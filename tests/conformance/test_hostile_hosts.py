@@ -25,7 +25,7 @@ from syncd.providers import providers
 from syncd.wire import HttpWire
 
 CAP = 50_000  # bytes of an answer
-TIMEOUT = 1.0
+PATIENCE = {"endless": 1.0}  # seconds for an answer; else as many as a slow machine may take
 Speaker = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -146,7 +146,9 @@ async def test_every_call_of_every_adapter_is_contained_and_typed(
 
         async def outcome(call: str) -> Any:
             permits = Permits(kind.meters(options))
-            wire = HttpWire(kind, options, lambda: key, permits, timeout=TIMEOUT, cap=CAP)
+            wire = HttpWire(
+                kind, options, lambda: key, permits, timeout=PATIENCE.get(how, 25.0), cap=CAP
+            )
             async with wire:
                 adapter = kind(wire, options, real.findings)
                 try:
