@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncpg
-
 from bench.bloat import settled
 
 FIRST = 20_000
