@@ -28,6 +28,19 @@ update syncd.journal j
        u (contact_id, digest, email, lists, silences, left_lists)
  where j.destination_id = $1::int and j.contact_id = u.contact_id;
 
+-- name: looked_first
+with rows as materialized (
+    select j.contact_id from syncd.journal j
+     where j.destination_id = $1::int and j.contact_id = any($3::text[])
+       and j.claim = $2::bigint and j.state = 'sent'
+     order by j.contact_id
+       for no key update
+)
+update syncd.journal j set email = u.email
+  from unnest($3::text[], $4::text[]) u (contact_id, email)
+ where j.destination_id = $1::int and j.contact_id = u.contact_id
+   and j.contact_id = any(array(select r.contact_id from rows r));
+
 -- name: drop
 delete from syncd.journal where destination_id = $1::int and contact_id = any($2::text[]);
 

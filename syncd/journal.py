@@ -154,8 +154,9 @@ class Journal:
         if claim.receipt is None and rules.traits.can & Can.SCAN:
             decisions = await self._spare(connection, decisions)
         can = rules.traits.can
-        waits = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
-        await self._write_decisions(connection, _one_per_address(decisions), claim, waits)
+        looks = bool(can & Can.FIND) and rules.traits.key == "remote id"  # see `looked_first`
+        first_try = (looks or bool(can & Can.SCAN and not can & Can.FIND)) and not can & Can.REPEAT
+        await self._write_decisions(connection, _one_per_address(decisions), claim, first_try)
         return claim
 
     async def erased(
@@ -195,9 +196,9 @@ class Journal:
         return decisions
 
     async def _write_decisions(
-        self, connection: Connection, decisions: Sequence[Decision], claim: Claim, waits: bool
+        self, connection: Connection, decisions: Sequence[Decision], claim: Claim, first_try: bool
     ) -> None:
-        """waits: whoever is in doubt is not made before a scan has ended that."""
+        """first_try: whoever is in doubt is not made before a scan or a look-up has ended that."""
         me = self.destination_id
         claim.entries = [d for d in decisions if isinstance(d, Entry)]
         claim.settled = [d for d in decisions if isinstance(d, Settle)]
@@ -212,7 +213,7 @@ class Journal:
         sent = [*claim.entries, *(d.entry for d in claim.settled)]
         if sent and claim.receipt is None:
             columns = zip(*map(_intent, sent), strict=True)
-            await connection.execute(sql.journal.write_intent, me, *map(list, columns), waits)
+            await connection.execute(sql.journal.write_intent, me, *map(list, columns), first_try)
         if unfit := [d.contact_id for d in claim.entries if d.unfit]:
             await connection.execute(sql.journal.claim_again, me, unfit)
         if forget := [d.contact_id for d in drops if d.forget]:
@@ -425,6 +426,13 @@ class Journal:
             await self.pool.execute(
                 sql.journal.remember_remote, self.destination_id, *columns, unknown
             )
+
+    async def looked_first(self, claim: int, sent: Sequence[tuple[str, str]]) -> None:
+        """A look-up has ended what was in doubt under another address: write down where these
+        contacts of a claim are sent now, before they are."""
+        if sent:
+            columns = map(list, zip(*sorted(sent), strict=True))
+            await self.pool.execute(sql.journal.looked_first, self.destination_id, claim, *columns)
 
     async def mailable(self, ids: Sequence[str]) -> set[str]:
         """Which of these the source and every opt-out noted by now still let us mail."""

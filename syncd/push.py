@@ -183,6 +183,8 @@ class Push:
                 kept.append(judged)
             else:
                 pushed.results.append(settled(one, judged))
+        moved = [(one.contact_id, one.email) for one in kept if _was_tried_elsewhere(one)]
+        await self.journal.looked_first(claim.number, moved)
         return kept
 
     async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
@@ -394,6 +396,10 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
         return Absent("not there, and not to be created")
     remote = found.remote or entry.change.remote
     return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
+
+
+def _was_tried_elsewhere(entry: Entry) -> bool:
+    return entry.change.doubtful and entry.sent_email not in (None, entry.email)
 
 
 def _remembered(

@@ -272,6 +272,8 @@ class Acme:
             email = ((one["want"] or one["was"]) or {"email": ""})["email"]
             match = self.of(one["id"]) if self.key == "ours" else self.at(email.lower())
             match = match or [r for r in (self._record(one),) if r is not None]
+            if not match and one["was"] and self.key == "remote id":
+                match = self.at(one["was"]["email"].lower())  # where a lost try may have made it
             found.append({"id": match[0].id, "no": match[0].no} if match else None)
         return web.json_response(found)
 

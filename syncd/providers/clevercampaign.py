@@ -178,6 +178,11 @@ class CleverCampaign(Ordinary):
                 there = await self._paged_for(work.email.lower())
             same = [one for one in there if self._id(one) == work.contact_id]
             record = next(iter([*same, *there]), None)
+        if record is None and work.tried:
+            there = await self._account.at(work.tried)
+            if there is None:
+                there = await self._paged_for(work.tried.lower())
+            record = next(iter(there), None)
         return record
 
     async def _paged_for(self, email: str) -> Sequence[answers.Record]:

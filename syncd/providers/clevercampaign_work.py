@@ -59,6 +59,15 @@ class Work:
         person = self.change.want or self.change.was
         return "" if person is None else person.email
 
+    @property
+    def tried(self) -> str:
+        """Where a try whose answer was lost may have made the record, if that is not `email`."""
+        change = self.change
+        if self.contact_id is not None or not change.doubtful or change.was is None:
+            return ""
+        was = change.was.email
+        return "" if was.lower() == self.email.lower() else was
+
     async def look(self) -> Sequence[Record] | None:
         """Who has the address there; None where that cannot be asked."""
         return await self.account.at(self.email) if self.email else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import leaks
 import orjson
@@ -183,9 +183,7 @@ def _paced(at: At, rate: float) -> Iterator[Finding]:
 
 # ── The rest ────────────────────────────────────────────────────────────────────────────────
 
-EXPLAINED = (
-    re.compile(r"cannot be (re)?subscribed|opted out|unsubscribed", re.IGNORECASE),
-)
+EXPLAINED = (re.compile(r"cannot be (re)?subscribed|opted out|unsubscribed", re.IGNORECASE),)
 """What a contact may be rejected for, where all its data are in order."""
 
 
@@ -221,7 +219,13 @@ def _around(text: str, word: str) -> str:
     return text[max(0, at - 300) : at + 2500]
 
 
+AWAY = "syncd: PostgreSQL cannot be reached"
+"""How a process begins its one plain line that finds no database when it starts."""
+
+
 def _is_record(line: str) -> bool:
+    if line.startswith(AWAY):
+        return True
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
@@ -238,14 +242,6 @@ def _deadlocks(seen: Evidence) -> Iterator[Finding]:
     for secret in seen.secrets:
         if secret in seen.server_log:
             yield Finding("leak", "", "PostgreSQL logged a secret")
-
-
-def holder(versions: Iterable[Version], email: str) -> Version | None:
-    """Who has an address in the end."""
-    last: dict[str, Version] = {}
-    for one in versions:
-        last[one.contact] = one
-    return next((one for one in last.values() if one.email == email), None)
 
 
 def judge(seen: Evidence) -> tuple[Sequence[Finding], Counter[str]]:

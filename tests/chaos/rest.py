@@ -29,7 +29,9 @@ select d.name || ': list ' || m.list_id || ' ' || m.state || ' ' || coalesce(m.l
 SCANS = """
 select d.name || ': a scan of ' || s.list_key || ' runs since ' || s.started_at from syncd.scan s join syncd.destination d on d.id = s.destination_id
  where s.finished_at is null and s.feed = 'contacts'"""
-COMMANDS = "select kind || ' of ' || destination || ' waits' from syncd.command where finished_at is null"
+COMMANDS = (
+    "select kind || ' of ' || destination || ' waits' from syncd.command where finished_at is null"
+)
 
 OWED = """
 select (select count(*) from syncd.journal where state <> 'rejected')

@@ -192,7 +192,9 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
     async def rename(self, c: Connection) -> None:
         number = await c.fetchval("select nextval('chaos.fresh')")
         await c.execute(
-            "update syncd.list set name = $2 where id = $1", self.rng.choice(LISTS), f"List {number}"
+            "update syncd.list set name = $2 where id = $1",
+            self.rng.choice(LISTS),
+            f"List {number}",
         )
 
     async def bulk(self, c: Connection) -> None:
