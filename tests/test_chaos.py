@@ -6,9 +6,8 @@ import os
 import shutil
 
 import pytest
-
-from tests.chaos.__main__ import new_folder
-from tests.chaos.campaign import run
+from chaos.__main__ import new_folder
+from chaos.campaign import run
 
 SECONDS = 25.0  # of trouble, a seed
 

@@ -17,7 +17,7 @@ from .cluster import Cluster, Link
 from .evidence import At, Became, Evidence, No, Row, Sent, Version
 from .fleet import LEASE, TIMEOUT, Fleet
 from .shapes import Record, list_ids, list_names, record
-from .source import TRUTH
+from .truth import TRUTH
 from .variant import Shop, Variant
 from .wishes import wishes
 

@@ -276,9 +276,7 @@ async def test_an_event_told_again_of_a_contact_is_no_younger_than_it_was(pool: 
         await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
         await w.hand.drain()
         assert w.acme.mailed() == {"ann@x.test": "A"}
-        await w.hand.reader.note(
-            [replace(event, contact_id="ann", occurred_at=datetime.now(UTC))]
-        )
+        await w.hand.reader.note([replace(event, contact_id="ann", occurred_at=datetime.now(UTC))])
         await w.hand.drain()
 
         assert w.acme.mailed() == {"ann@x.test": "A"}
