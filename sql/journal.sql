@@ -13,8 +13,8 @@ select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes
   from syncd.claim_job($1::int, $2::bigint);
 
 -- name: write_intent
--- What is about to be sent, and under which address; on disk before the request leaves. Where nobody
--- is made while in doubt ($8) the record in doubt has the address of the try that was lost.
+-- What is about to be sent, and under which address; on disk before the request leaves. Where a scan
+-- or a look ends doubt first ($8), the record in doubt has the address of the try that was lost.
 update syncd.journal j
    set digest = u.digest, holds = u.email,
        email = case when $8::boolean and j.doubtful then coalesce(j.email, u.email)
@@ -28,18 +28,11 @@ update syncd.journal j
        u (contact_id, digest, email, lists, silences, left_lists)
  where j.destination_id = $1::int and j.contact_id = u.contact_id;
 
--- name: looked_first
-with rows as materialized (
-    select j.contact_id from syncd.journal j
-     where j.destination_id = $1::int and j.contact_id = any($3::text[])
-       and j.claim = $2::bigint and j.state = 'sent'
-     order by j.contact_id
-       for no key update
-)
+-- name: try_at
 update syncd.journal j set email = u.email
   from unnest($3::text[], $4::text[]) u (contact_id, email)
- where j.destination_id = $1::int and j.contact_id = u.contact_id
-   and j.contact_id = any(array(select r.contact_id from rows r));
+ where j.destination_id = $1::int and j.contact_id = u.contact_id and j.claim = $2::bigint
+   and j.state = 'sent';
 
 -- name: drop
 delete from syncd.journal where destination_id = $1::int and contact_id = any($2::text[]);
@@ -217,16 +210,17 @@ select u.contact_id
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
 -- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
--- field ($7, each with an empty value) may have been filled by them, and must be cleared if need be.
+-- field ($8, each with an empty value) may have been filled by them, and must be cleared if need be.
 insert into syncd.mirror as m
        (destination_id, contact_id, email, subscribed, digest, state, remote, lists, fields)
-select $1::int, u.contact_id, u.email, u.subscribed, null, 'here', u.remote::jsonb, u.lists::text[],
-       $7::jsonb
-  from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
-       u (contact_id, email, subscribed, remote, lists)
+select $1::int, u.contact_id, coalesce(u.told, m.email, u.email), u.subscribed, null, 'here',
+       u.remote::jsonb, u.lists::text[], $8::jsonb
+  from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[])
+       u (contact_id, email, subscribed, remote, lists, told)
+  left join syncd.mirror m on m.destination_id = $1::int and m.contact_id = u.contact_id
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
-   set remote = excluded.remote, digest = null, lists = excluded.lists,
+   set email = excluded.email, remote = excluded.remote, digest = null, lists = excluded.lists,
        fields = excluded.fields || jsonb_strip_nulls(m.fields),
        state = case when m.state = 'absent' then 'here' else m.state end;
 

@@ -219,12 +219,17 @@ select m.contact_id from syncd.mirror m
 -- name: engine
 select (select system_identifier from pg_control_system()) as system_identifier,
        (select timeline_id from pg_control_checkpoint()) as timeline,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now_at;
+       'syncd.feed'::regclass::oid::bigint as relation;
+
+-- name: flushed
+-- How much of its log the server has written to its disk; null while it follows another server.
+select case when not pg_is_in_recovery()
+            then (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint end;
 
 -- name: stamp_engine
-update syncd.feed set system_identifier = $2::bigint, timeline = $3::int
- where destination_id = $1::int
-   and (system_identifier is distinct from $2::bigint or timeline is distinct from $3::int);
+update syncd.feed
+   set system_identifier = $2::bigint, timeline = $3::int, relation = $4::bigint
+ where destination_id = $1::int;
 
 -- name: doubt_everything
 -- After a restore or failover nobody knows what was in flight (races 28). Changes that another
@@ -255,28 +260,36 @@ returning id;
 update syncd.run set finished_at = clock_timestamp(), counts = $2::jsonb, error = $3::text
  where id = $1::bigint;
 
--- name: end_pass
+-- name: recount
 -- Counts who is there, in the place of what settlements told: of both by one snapshot, so that no
--- settlement beside it is counted twice, or not at all.
+-- settlement beside it is counted twice, or not at all. `moved`: how many have come or gone since $2.
 with folded as (
-    delete from syncd.tally
+    delete from syncd.tally where destination_id = $1::int and kind = 'here'
+    returning n, at
+), counted as (
+    update syncd.feed
+       set here = (select count(*) from syncd.mirror
+                    where destination_id = $1::int and state in ('here', 'adopted'))
      where destination_id = $1::int
-       and (kind = 'here' or at < now() - interval '25 hours')
+    returning here
+)
+select c.here,
+       (select coalesce(sum(abs(f.n)) filter (where f.at >= $2::timestamptz), 0)::bigint
+          from folded f) as moved
+  from counted c;
+
+-- name: end_pass
+with forgotten as (
+    delete from syncd.tally
+     where destination_id = $1::int and kind <> 'here' and at < now() - interval '25 hours'
 )
 update syncd.feed
-   set pass_run = null, pass_by = null, owes_full = owes_full or not $3::boolean,
-       here = (select count(*) from syncd.mirror
-                where destination_id = $1::int and state in ('here', 'adopted'))
+   set pass_run = null, pass_by = null, owes_full = owes_full or not $3::boolean
  where destination_id = $1::int and pass_run = $2::bigint
 returning destination_id;
 
 -- name: count_here
 select count(*) from syncd.mirror where destination_id = $1::int and state in ('here', 'adopted');
-
--- name: here_moved_since
--- By how many, there or away.
-select coalesce(sum(abs(n)), 0)::bigint from syncd.tally
- where destination_id = $1::int and kind = 'here' and at >= $2::timestamptz;
 
 -- name: mirror_window
 select contact_id from syncd.mirror

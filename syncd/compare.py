@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from syncd.classify import FRESH_LANE
 from syncd.desired import Desired, Field, literal
 
 SCALARS = frozenset(("bool", "int2", "int4", "int8", "float4", "float8", "numeric"))
@@ -22,6 +23,10 @@ _MIRROR = """
        where m.destination_id = {destination} and m.contact_id = any({ids})) m
     on m.contact_id = k.contact_id"""
 _IDS = "$2::text[]"
+_PLAIN = """k.wanted and k.fault is null and k.m_state = 'here' and k.m_digest is not null
+           and k.email = k.m_email and (k.subscribed or not k.m_subscribed) and k.j_state is null
+           and not k.in_window and not k.crowded"""
+"""What `classify` takes for a change that nothing else is to be done about."""
 _JOURNAL = """
   full join (
       select j.contact_id, j.state, j.digest, j.wish
@@ -105,6 +110,33 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
  where m.digest is distinct from d.digest or m.state is distinct from 'here'
     or d.contact_id is null or j.state is not null or w.in_window or $3::boolean"""
 
+    @cached_property
+    def direct(self) -> str:
+        """As `by_keys`, which journals what it finds where that is changes of data and nothing
+        else: nothing comes out then but how many were `written`.
+
+        $4 and $5: what the guard lets pass whatever the number there, and percent of those.
+        UniqueViolationError where somebody got a journal row since this statement began: told apart
+        row by row, by ON CONFLICT, it would cost a quarter more.
+        """
+        destination = self.desired.destination_id
+        return f"""
+with k as materialized ({self.by_keys}
+), room as materialized (
+    select p.n, r.passes
+      from (select count(*) as n from k having coalesce(bool_and({_PLAIN}), false)) p
+     cross join lateral syncd.take_room({destination}, 'change', p.n, $4::int, $5::real) r
+), written as (
+    insert into syncd.journal (destination_id, contact_id, wish, lane, state, digest)
+    select {destination}, k.contact_id, 'upsert', {FRESH_LANE}, 'due', k.digest
+      from k
+     where (select r.passes from room r)
+     order by k.contact_id
+)
+select k.*, (select r.n from room r) as written
+  from (select 1) one
+  left join k on (select r.passes from room r) is not true"""
+
     _states = """m.state as m_state, m.digest as m_digest, m.email as m_email,
        m.subscribed as m_subscribed, j.state as j_state, j.digest as j_digest, j.wish as j_wish"""
 
@@ -113,9 +145,9 @@ select k.contact_id, d.contact_id is not null as wanted, d.digest, d.fault,
         """What a full pass looks at: ids from $1 to $2, $3 whether to force.
 
         Rows as `by_keys`, with the whole desired contact and `holder`, the other contact (if any)
-        whose mirror row, or request in flight, has the wanted address. `matched` counts the
-        window's contacts that the mirror knows as here; it stands in every row, and in one whose
-        contact_id is null where nothing differs.
+        whose mirror row, request in flight, or lost try, has the wanted address. `matched` counts
+        the window's contacts that the mirror knows as here; it stands in every row, and in one
+        whose contact_id is null where nothing differs.
         """
         return self._window("false", "")
 
@@ -192,7 +224,11 @@ with d as materialized (
             union all
             select f.holds, f.contact_id from syncd.journal f
              where f.destination_id = {destination} and f.state = 'sent'
-               and f.holds = any({moved})) t
+               and f.holds = any({moved})
+            union all
+            select f.email, f.contact_id from syncd.journal f
+             where (select exists (select 1 {self._doubtful})) and f.destination_id = {destination}
+               and f.doubtful and f.email = any({moved})) t
      group by 1
 ){stage}
 select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
@@ -211,6 +247,8 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
 
         `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
+        `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
+        that are in each other's way one goes first.
         """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
@@ -245,6 +283,12 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
            select f.contact_id from flights f
             where f.by_request and f.address = k.tried and f.contact_id <> k.contact_id
             limit 1) end as tried_in_flight,
+       case when (select exists (select 1 {self._doubtful}))
+                 and k.email is distinct from k.m_email then (
+           select j.contact_id {self._doubtful} and j.email = k.email
+              and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
+              and (k.tried is null or j.contact_id < k.contact_id)
+            limit 1) end as in_doubt,
        k.email is distinct from k.m_email and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
@@ -272,6 +316,12 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
        {self._erase("k.m_email")} as erase, {self._erase_email("k.m_email")} as erase_email,
        (select exists (select 1 from syncd.tombstone)) as buries
   from k"""
+
+    @property
+    def _doubtful(self) -> str:
+        """Journal rows j of whom a lost try may have left something there; mostly none."""
+        return f"""from syncd.journal j
+            where j.destination_id = {self.desired.destination_id} and j.doubtful"""
 
     @property
     def _flights(self) -> str:

@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     unfit: bool = False  # leaves because it cannot be sent; to be listed as refused when it has
     left_over: bool = False  # of a lost try; the contact itself is still to be done
     erases: bool = False
+    looks_only: bool = False  # in doubt, and in the way of others: only to find out where it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +140,14 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
         return Drop(contact_id)
     rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
     if rival is not None:
+        if row["in_flight"] is None and _must_be_located(entry, rules):
+            return _located(row, entry, rules)
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
+    if row["in_doubt"] is not None and rules.traits.key == "remote id":
+        why = f"a lost try may have left contact {row['in_doubt']} at its address"
+        return Release(contact_id, 0.2, why)
     known = row["m_state"] in HELD
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):
@@ -185,6 +191,21 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     """
     tried = entry["email"] if entry["doubtful"] and rules.traits.key == "address" else None
     return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
+
+
+def _must_be_located(entry: Row, rules: Rules) -> bool:
+    """Whether a contact that waits for an address may itself keep others waiting: its lost try may
+    have got to the address that the one it waits for is to have."""
+    can_look = rules.can_find or Can.SCAN in rules.traits.can
+    tried = entry["doubtful"] and entry["email"] is not None and entry["receipt"] is None
+    return bool(tried and can_look and rules.traits.key == "remote id")
+
+
+def _located(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
+    made = _put(row, entry, rules)
+    if not isinstance(made, Entry):
+        return made
+    return made._replace(email=entry["email"], look_first=True, looks_only=True)
 
 
 def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:

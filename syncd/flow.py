@@ -28,7 +28,7 @@ from syncd.journal import Claim, Journal, MirrorRow, Settled
 from syncd.lists import Lists
 from syncd.model import Can
 from syncd.observer import NOBODY, Observer, Pulse
-from syncd.outcomes import handed_back, postponed
+from syncd.outcomes import postponed, unsent
 from syncd.plan import Passed, Planner
 from syncd.push import Push, Pushed
 from syncd.reading import Reading
@@ -516,7 +516,7 @@ class Flow:
         while not self.breaker.may_send and not self.gives_up:
             await first_of(self.stop, timeout=min(1.0, self.breaker.pause))
         if self.gives_up or self.stands_still is not None:
-            return Pushed([handed_back(one) for one in fresh.entries()])
+            return Pushed([unsent(one, "handed back") for one in fresh.entries()])
         mark = await self._list_names()
         pushed = await self.push.attempt_fresh(fresh)
         if self.rules.traits.lists_by_name and not await self.lists.are_called(mark):

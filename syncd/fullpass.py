@@ -289,9 +289,10 @@ class FullPass:
     async def _all_matched(self, started: datetime) -> bool:
         """Whether everybody there was met in the source: counted then, or made by our windows, and
         by nobody else since."""
-        moved = await self.planner.pool.fetchval(sql.plan.here_moved_since, self._me, started)
-        here = await self.planner.pool.fetchval(sql.plan.count_here, self._me)
-        return bool(moved == self.counts.made and here == self.counts.matched + self.counts.made)
+        row = await self.planner.pool.fetchrow(sql.plan.recount, self._me, started)
+        assert row is not None
+        seen = self.counts.matched + self.counts.made
+        return bool(row["moved"] == self.counts.made and row["here"] == seen)
 
     async def _mirror_window(self, after: str) -> list[str]:
         rows = await self.planner.pool.fetch(sql.plan.mirror_window, self._me, after, self.window)

@@ -154,9 +154,11 @@ class Journal:
         if claim.receipt is None and rules.traits.can & Can.SCAN:
             decisions = await self._spare(connection, decisions)
         can = rules.traits.can
-        looks = bool(can & Can.FIND) and rules.traits.key == "remote id"  # see `looked_first`
-        first_try = (looks or bool(can & Can.SCAN and not can & Can.FIND)) and not can & Can.REPEAT
-        await self._write_decisions(connection, _one_per_address(decisions), claim, first_try)
+        # Where doubt is ended by a scan, or by a look under the address that was tried, the intent
+        # must not forget that address.
+        remembers = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
+        remembers |= bool(can & Can.FIND) and rules.traits.key == "remote id"
+        await self._write_decisions(connection, _one_per_address(decisions), claim, remembers)
         return claim
 
     async def erased(
@@ -196,9 +198,9 @@ class Journal:
         return decisions
 
     async def _write_decisions(
-        self, connection: Connection, decisions: Sequence[Decision], claim: Claim, first_try: bool
+        self, connection: Connection, decisions: Sequence[Decision], claim: Claim, remembers: bool
     ) -> None:
-        """first_try: whoever is in doubt is not made before a scan or a look-up has ended that."""
+        """remembers: under which address a try was lost, until `try_at` or an answer ends that."""
         me = self.destination_id
         claim.entries = [d for d in decisions if isinstance(d, Entry)]
         claim.settled = [d for d in decisions if isinstance(d, Settle)]
@@ -213,7 +215,7 @@ class Journal:
         sent = [*claim.entries, *(d.entry for d in claim.settled)]
         if sent and claim.receipt is None:
             columns = zip(*map(_intent, sent), strict=True)
-            await connection.execute(sql.journal.write_intent, me, *map(list, columns), first_try)
+            await connection.execute(sql.journal.write_intent, me, *map(list, columns), remembers)
         if unfit := [d.contact_id for d in claim.entries if d.unfit]:
             await connection.execute(sql.journal.claim_again, me, unfit)
         if forget := [d.contact_id for d in drops if d.forget]:
@@ -417,9 +419,12 @@ class Journal:
         rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
         return {row["contact_id"] for row in rows}
 
-    async def remember_remote(self, found: Sequence[tuple[str, str, bool, str, str]]) -> None:
-        """Write down the remote ids that a look-up of doubtful contacts has found, and the lists
-        that they may be in: (contact, address, subscribed, remote, lists)."""
+    async def remember_remote(
+        self, found: Sequence[tuple[str, str, bool, str, str, str | None]]
+    ) -> None:
+        """Write down the remote ids that a look-up of doubtful contacts has found, the lists that
+        they may be in, and at which address they are, if it was told: (contact, address that is
+        about to be sent, subscribed, remote, lists, told)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
             unknown = orjson.dumps({one.name: "" for one in self.compare.desired.fields}).decode()
@@ -427,12 +432,11 @@ class Journal:
                 sql.journal.remember_remote, self.destination_id, *columns, unknown
             )
 
-    async def looked_first(self, claim: int, sent: Sequence[tuple[str, str]]) -> None:
-        """A look-up has ended what was in doubt under another address: write down where these
-        contacts of a claim are sent now, before they are."""
-        if sent:
-            columns = map(list, zip(*sorted(sent), strict=True))
-            await self.pool.execute(sql.journal.looked_first, self.destination_id, claim, *columns)
+    async def try_at(self, claim: int, addresses: Sequence[tuple[str, str]]) -> None:
+        """Where these contacts are about to be put, now that a look has ended the older doubt."""
+        if addresses:
+            columns = map(list, zip(*addresses, strict=True))
+            await self.pool.execute(sql.journal.try_at, self.destination_id, claim, *columns)
 
     async def mailable(self, ids: Sequence[str]) -> set[str]:
         """Which of these the source and every opt-out noted by now still let us mail."""
@@ -552,7 +556,7 @@ def _opt_out(one: Settled) -> tuple[Any, ...]:
     told = one.opt_out
     assert told is not None
     evidence = orjson.dumps(told.evidence, default=str).decode()
-    email = one.entry.email or None
+    email = (told.email or one.entry.email).lower() or None
     return one.entry.contact_id, email, told.list_id, told.kind, told.occurred_at, evidence
 
 

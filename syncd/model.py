@@ -104,6 +104,7 @@ class OptedOut:
     list_id: str | None = None  # the source's list id
     occurred_at: datetime | None = None  # the provider's time, if it told
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    email: str | None = None  # said under it; None: under the one that was sent, as far as is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An opt-out read back from a provider; by contact id where it knows ours, else by address."""
+    """An opt-out read back from a provider; by contact id where it knows ours, else by address.
+
+    by_person: True: surely the person's own act; False: the account owner's, which may have been
+    ours; None where the provider does not tell.
+    """
 
     contact_id: str | None
     email: str | None
@@ -161,6 +166,7 @@ class Notice:
     occurred_at: datetime | None
     list_id: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    by_person: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,7 @@ class Can(Flag):
     FIELDS = auto()  # which fields the account has can be looked up
     COMPARE = auto()  # fields of a contact can be read back, and compared
     WHOLE = auto()  # single contacts can be read with everything that is told of them
+    EXPORT = auto()  # a list can be written out with everybody's fields
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -262,6 +269,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.FIELDS: "check_fields",
     Can.COMPARE: "comparer",
     Can.WHOLE: "read_whole",
+    Can.EXPORT: "export",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 
@@ -288,6 +296,7 @@ class Traits:
     default_fields: provider field → source column, used when a destination maps nothing.
     scans: what one scan pages through, where lists are objects of their own.
     page: records of one page of a scan, about.  whole_pages: pages tell fields, too.
+    export_from: fewest contacts of a list for which it is exported (EXPORT).
     """
 
     batch: int
@@ -303,6 +312,7 @@ class Traits:
     scans: Literal["lists", "account", "account, then lists"] = "lists"
     page: int = 100
     whole_pages: bool = False
+    export_from: int = 0
 
     @property
     def scans_lists(self) -> bool:

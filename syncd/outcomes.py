@@ -47,6 +47,11 @@ def settled(entry: Entry, outcome: Outcome) -> Settled:
     return _settled(entry, outcome)
 
 
+def located(entry: Entry) -> Settled:
+    """A look-up has found out where it is, or that it is nowhere; it is still to be done."""
+    return Settled(entry, "due", attempt_used=False, outcome="looked up")
+
+
 def _superseded(entry: Entry, outcome: Outcome) -> Settled:
     """A job was given something older than what the source says now: whatever came of it, the
     contact is due again, and nothing that was learned is thrown away (races 17)."""
@@ -206,11 +211,9 @@ def postponed(entry: Entry, error: ProviderError, outages: int) -> Settled:
     )
 
 
-def handed_back(entry: Entry) -> Settled:
+def unsent(entry: Entry, why: str) -> Settled:
     """Nothing was sent: due again, with the doubt it had, without an attempt."""
-    return Settled(
-        entry, "due", doubtful=entry.change.doubtful, attempt_used=False, outcome="handed back"
-    )
+    return Settled(entry, "due", doubtful=entry.change.doubtful, attempt_used=False, outcome=why)
 
 
 def halve(results: Sequence[Settled]) -> Sequence[Settled]:

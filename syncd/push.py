@@ -24,13 +24,14 @@ from syncd.model import (
     Can,
     Change,
     Found,
+    OptedOut,
     Outcome,
     Rejected,
     Traits,
     Verb,
     Waits,
 )
-from syncd.outcomes import halve, handed_back, postponed, settled
+from syncd.outcomes import halve, located, postponed, settled, unsent
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ class Push:
                 pushed.results.append(settled(entry, answer))
                 continue
             if isinstance(answer, HandedBack):
-                pushed.results.append(handed_back(entry))
+                pushed.results.append(unsent(entry, "handed back"))
                 continue
             if isinstance(answer, ProviderError):
                 pushed.results.append(self._postponed(entry, answer))
@@ -168,9 +169,11 @@ class Push:
             refused |= set(on) - await self.journal.mailable(on)
             entries = self._without(entries, refused, pushed)
         ask = [one for one in entries if self._must_look(one)]
-        if not ask or self.can & Can.SORTS_DOUBT:
+        if self.can & Can.SORTS_DOUBT:  # but of whom nothing is to be sent
+            ask = [one for one in entries if one.looks_only]
+        if not ask:
             return entries
-        if not self.can & Can.FIND:
+        if not self.can & Can.FIND or self.can & Can.SORTS_DOUBT:
             return self._cannot_look(entries, ask, pushed)
         found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
         await self.journal.remember_remote(list(_remembered(ask, found)))
@@ -179,12 +182,17 @@ class Push:
         kept: list[Entry] = []
         for one in entries:
             judged = _after_look(one, by_contact.get(one.contact_id), reads)
-            if isinstance(judged, Entry):
+            if one.looks_only and not isinstance(judged, OptedOut):
+                pushed.results.append(located(one))
+            elif isinstance(judged, Entry):
                 kept.append(judged)
             else:
                 pushed.results.append(settled(one, judged))
-        moved = [(one.contact_id, one.email) for one in kept if _was_tried_elsewhere(one)]
-        await self.journal.looked_first(claim.number, moved)
+        await self.journal.try_at(
+            claim.number,
+            [(e.contact_id, e.email) for e in kept
+             if e.change.doubtful and e.sent_email not in (None, e.email)],
+        )  # fmt: skip
         return kept
 
     async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
@@ -218,8 +226,7 @@ class Push:
         kept = []
         for one in entries:
             if one.contact_id in refused or one.email in refused:
-                again = Settled(one, "due", attempt_used=False, outcome="opted out meanwhile")
-                pushed.results.append(again)
+                pushed.results.append(unsent(one, "opted out meanwhile"))
             else:
                 kept.append(one)
         return kept
@@ -237,6 +244,8 @@ class Push:
             elif lists := self._to_scan(one):
                 pushed.waits[one.contact_id] = set(lists)
                 pushed.results.append(settled(one, Waits(lists[0])))
+            elif one.looks_only:
+                pushed.results.append(located(one))
             else:  # in no list it cannot be there at all
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
@@ -382,8 +391,8 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
     want, no = entry.change.want, found.opted_out
     if want is not None and want.subscribed and no is not None:
         known = entry.change.resubscribe and (reads or no.occurred_at is None)
-        if not known:
-            return no
+        if not known:  # said under the address that the record has, be it about to get another
+            return replace(no, email=no.email or found.email)
     if found.remote is None:
         if entry.look_first or entry.change.verb is not Verb.PUT:
             return Applied()
@@ -398,13 +407,9 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
     return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
 
 
-def _was_tried_elsewhere(entry: Entry) -> bool:
-    return entry.change.doubtful and entry.sent_email not in (None, entry.email)
-
-
 def _remembered(
     entries: Sequence[Entry], found: Sequence[Found]
-) -> Iterator[tuple[str, str, bool, str, str]]:
+) -> Iterator[tuple[str, str, bool, str, str, str | None]]:
     for entry, one in zip(entries, found, strict=True):
         if one.remote is None or entry.left_over:
             continue
@@ -412,7 +417,8 @@ def _remembered(
             was = entry.change.was
             lists = array_literal(sorted(was.lists) if was else [])
             on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
-            yield entry.contact_id, entry.email, on, _dump(one.remote), lists
+            told = one.email.lower() if one.email else None
+            yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told
 
 
 def _dump(remote: Mapping[str, Any]) -> str:

@@ -269,13 +269,20 @@ class Acme:
             return web.Response(status=cast("int", self.faults.popleft()))
         found = []
         for one in changes:
-            email = ((one["want"] or one["was"]) or {"email": ""})["email"]
-            match = self.of(one["id"]) if self.key == "ours" else self.at(email.lower())
-            match = match or [r for r in (self._record(one),) if r is not None]
-            if not match and one["was"] and self.key == "remote id":
-                match = self.at(one["was"]["email"].lower())  # where a lost try may have made it
-            found.append({"id": match[0].id, "no": match[0].no} if match else None)
+            match = self._matches(one)
+            told = match and {"id": match.id, "email": match.email, "no": match.no}
+            found.append(told)
         return web.json_response(found)
+
+    def _matches(self, change: dict[str, Any]) -> Record | None:
+        """By id; else by address, of what a lost try may have left first by the one it had."""
+        if (mine := self._record(change)) is not None:
+            return mine
+        people = [change["was"], change["want"]] if self.key == "remote id" else [change["want"]]
+        emails = [one["email"].lower() for one in people if one] if self.key != "ours" else []
+        if not emails and change["was"] and self.key != "ours":
+            emails = [change["was"]["email"].lower()]
+        return next((one for email in emails for one in self.at(email)), None)
 
     async def opt_outs(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.path, 0))
@@ -379,7 +386,7 @@ class Adapter:
         body = orjson.dumps([to_wire(one) for one in changes])
         rows = _read(await self._wire.send(Request("POST", "/find", body, repeatable=True)))
         return [
-            Found({"id": row["id"]}, opted_out=OptedOut() if row["no"] else None)
+            Found({"id": row["id"]}, row["email"], OptedOut() if row["no"] else None)
             if row is not None
             else Found(None)
             for row in rows

@@ -279,7 +279,7 @@ async def world(
         await add_destination(pool, "acme", **columns)
         await made.another()
         yield made
-        assert not server.breaches
+        assert not server.breaches, server.breaches
 
 
 async def add_destination(pool: Pool, name: str, **columns: Any) -> int:

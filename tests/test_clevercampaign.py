@@ -528,17 +528,6 @@ async def test_doubles_there_are_told_and_the_lowest_of_them_is_kept() -> None:
         assert found.remote == {"id": "100"}
 
 
-async def test_a_lost_create_is_found_under_the_address_that_it_had(box: Handle) -> None:
-    async with adapter(box) as clever:
-        box.act("add", email="old@x.test")
-        (number,) = box.snapshot()["profiles"]
-        moved = put(person("new@x.test"), person("old@x.test"), doubtful=True, may_create=True)
-        (found,) = await clever.find([moved])
-        assert found.remote == {"id": number}
-        (found,) = await clever.find([moved._replace(doubtful=False)])
-        assert found.remote is None
-
-
 async def test_the_one_who_must_not_be_created_is_not(box: Handle) -> None:
     async with adapter(box) as clever:
         assert isinstance(await pushed(clever, put(person(), may_create=False)), Absent)

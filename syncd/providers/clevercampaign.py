@@ -172,17 +172,13 @@ class CleverCampaign(Ordinary):
         record: answers.Record | None = None
         if work.contact_id is not None:
             record = await self._account.by_id(work.contact_id)
-        if record is None:
-            there = await work.look()
+        for email in work.emails if record is None else ():
+            there = await self._account.at(email)
             if there is None:
-                there = await self._paged_for(work.email.lower())
+                there = await self._paged_for(email)
             same = [one for one in there if self._id(one) == work.contact_id]
-            record = next(iter([*same, *there]), None)
-        if record is None and work.tried:
-            there = await self._account.at(work.tried)
-            if there is None:
-                there = await self._paged_for(work.tried.lower())
-            record = next(iter(there), None)
+            if found := [*same, *there]:
+                return found[0]
         return record
 
     async def _paged_for(self, email: str) -> Sequence[answers.Record]:

@@ -60,13 +60,11 @@ class Work:
         return "" if person is None else person.email
 
     @property
-    def tried(self) -> str:
-        """Where a try whose answer was lost may have made the record, if that is not `email`."""
-        change = self.change
-        if self.contact_id is not None or not change.doubtful or change.was is None:
-            return ""
-        was = change.was.email
-        return "" if was.lower() == self.email.lower() else was
+    def emails(self) -> Sequence[str]:
+        """Where its record may be: what a lost try made is under the address it was tried with."""
+        was = self.change.was
+        tried = was.email if self.change.doubtful and was is not None else ""
+        return [one for one in dict.fromkeys((tried.lower(), self.email.lower())) if one]
 
     async def look(self) -> Sequence[Record] | None:
         """Who has the address there; None where that cannot be asked."""

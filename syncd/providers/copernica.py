@@ -409,7 +409,8 @@ def _notice(database: Database, one: answers.Profile) -> Notice | None:
     if no is None:
         return None
     contact, email = database.contact(one), one.get(database.email) or None
-    return Notice(contact, email, "unsubscribed", no.occurred_at, None, evidence(one))
+    told = evidence(one)  # what we turn off ourselves bears our mark
+    return Notice(contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True)
 
 
 def _remedy(err: ProviderError) -> str:

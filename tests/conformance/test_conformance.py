@@ -265,6 +265,21 @@ async def test_a_create_whose_answer_was_lost_is_looked_up_and_never_doubled(
     assert here.mailable("p1@x.example.org")
 
 
+async def test_what_a_lost_create_made_is_found_though_the_contact_has_moved_on(
+    here: Here, core: Core
+) -> None:
+    """Else it would be made once more, and the record that was left be mailed for ever."""
+    if not here.can & Can.FIND or here.kind.traits.key == "address":
+        pytest.skip("nobody is looked for, or the address is the key: the core leaves it first")
+    first, moved = here.person(1), here.person(1, email="moved@x.example.org")
+    await core.put({"c1": first})
+    core.mirror.clear()
+    tried = Person(first.email, {}, {}, True)
+    (found,) = await here.adapter.find([core.change("c1", moved, was=tried, doubtful=True)])
+
+    assert found.remote is not None
+
+
 @pytest.mark.parametrize("mishap", [one for one in get_args(Mishap) if one != "revoked"])
 @pytest.mark.parametrize("what", ["update", "silence", "withdraw"])
 async def test_whatever_befalls_a_write_it_arrives_once_it_is_repeated(

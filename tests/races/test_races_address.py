@@ -12,16 +12,28 @@ from support import World, blocked, gone, holding, many, move, put, rename, worl
 from syncd.addresses import Claimant, Holder, exchanges, sharers
 from syncd.db import Pool
 from syncd.fullpass import FullPass
+from syncd.journal import reap
 from syncd.model import Can, Key
 
 KEYS: list[Key] = ["ours", "address", "remote id"]
 every_key = pytest.mark.parametrize("key", KEYS)
 FIND = Can.FIND
+READS = Can.FIND | Can.OPT_OUT
 
 
 async def people(w: World) -> dict[str, str]:
     """Who has which address at Acme, of those that are mailed."""
     return {one.owner: one.email for one in w.acme.records.values() if one.subscribed}
+
+
+async def leave_in_doubt(w: World) -> None:
+    """ann was made at s, perhaps, and is to leave it; bob is to come."""
+    await put(w.pool, "ann=s@x.test")
+    await w.hand.plan()
+    w.acme.faults.append("lost")
+    await w.hand.step()
+    await move(w.pool, ann="a@x.test")
+    await put(w.pool, "bob=s@x.test")
 
 
 # ── Shared addresses ────────────────────────────────────────────────────────────────────────
@@ -427,6 +439,28 @@ async def test_whoever_came_back_is_not_parted_from_a_record_it_may_have_been_pu
         assert w.acme.mailed() == {"new@x.test": "N"}
 
 
+async def test_a_pass_that_parts_nobody_holds_no_row_while_it_waits_for_another(pool: Pool) -> None:
+    """19: c2 came back elsewhere while it is in flight, so it stays; its new address is c1's, whose
+    row a settlement has, which goes on to c2's."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "c1", "c2")
+        await w.hand.drain()
+        await rename(pool, "c1", "B")
+        await rename(pool, "c2", "B")
+        await w.hand.plan()
+        assert len((await w.hand.claim()).entries) == 2
+        async with pool.acquire() as connection, connection.transaction():
+            await gone(connection, "c2")
+            await put(connection, "c2=c1@x.test")
+        await move(pool, c1="new@x.test")
+        lock = "select from syncd.journal where contact_id = '{}' for no key update nowait"
+        async with holding(pool, lock.format("c1")) as settlement:
+            planning = asyncio.create_task(w.hand.plan())
+            await blocked(pool)
+            await settlement.execute(lock.format("c2"))
+        await planning
+
+
 async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_one_got(
     pool: Pool,
 ) -> None:
@@ -591,15 +625,107 @@ async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_the_same_cla
 ) -> None:
     """Promise 2: ann was made at s, perhaps; she leaves it, and bob is to come."""
     async with world(pool, key, FIND) as w:
-        await put(pool, "ann=s@x.test")
-        await w.hand.plan()
-        w.acme.faults.append("lost")
-        await w.hand.step()
-        await move(pool, ann="a@x.test")
-        await put(pool, "bob=s@x.test")
+        await leave_in_doubt(w)
         await w.hand.plan()
         await w.hand.hurry()
         assert len((await w.hand.claim()).entries) == 1
+
+
+async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_a_later_claim(
+    pool: Pool,
+) -> None:
+    """Promise 2: ann was made at s, perhaps, and waits for her next try; bob is to come to s."""
+    async with world(pool, "remote id", FIND) as w:
+        await leave_in_doubt(w)
+        await w.hand.plan()
+        await pool.execute("update syncd.journal set due_at = now() where contact_id = 'bob'")
+        assert (await w.hand.claim()).entries == []
+        assert "may have left contact ann" in (await w.hand.row("bob"))["last_error"]
+        await w.hand.drain()
+        assert await people(w) == {"ann": "a@x.test", "bob": "s@x.test"}
+
+
+async def test_two_that_lost_tries_left_at_each_others_address_do_not_wait_for_ever(
+    pool: Pool,
+) -> None:
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=a@x.test", "bob=b@x.test")
+        await w.hand.plan()
+        w.acme.faults += ["lost", "lost"]
+        await w.hand.step()
+        await w.hand.step()
+        await move(pool, ann="b@x.test", bob="a@x.test")
+        await w.hand.drain()
+        assert await people(w) == {"ann": "b@x.test", "bob": "a@x.test"}
+
+
+async def test_who_is_there_does_not_wait_for_a_lost_move_to_the_address_it_is_to_have(
+    pool: Pool,
+) -> None:
+    """ann may have got to s; now she is to have bob's address, and bob is to have s."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=a@x.test", "bob=b@x.test")
+        await w.hand.drain()
+        await move(pool, ann="s@x.test")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        await move(pool, ann="b@x.test", bob="s@x.test")
+        await w.hand.drain()
+        assert await people(w) == {"ann": "b@x.test", "bob": "s@x.test"}
+
+
+async def test_the_address_that_was_tried_is_remembered_until_it_has_been_looked_at(
+    pool: Pool,
+) -> None:
+    """6: the first try never arrived, the second one was lost at another address; and a worker died
+    that was only about to look."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.plan()
+        w.acme.faults += ["cut", "lost"]
+        await w.hand.step()
+        await move(pool, ann="a@x.test")
+        await w.hand.plan()
+        await w.hand.step()
+        assert (await w.hand.row("ann"))["email"] == "a@x.test"
+        await move(pool, ann="c@x.test")
+        await w.hand.plan()
+        await w.hand.hurry()
+        await w.hand.claim()
+        assert (await w.hand.row("ann"))["email"] == "a@x.test"
+        await pool.execute("update syncd.worker set alive_until = now() - interval '1 s'")
+        other = await w.another()
+        await reap(pool)
+        await other.drain()
+        assert [one.email for one in w.acme.records.values()] == ["c@x.test"]
+
+
+async def test_doubt_is_kept_where_a_look_at_noes_leaves_a_contact_out(pool: Pool) -> None:
+    """6: what a lost answer may have left there is not forgotten for a no that came meanwhile."""
+    async with world(pool, "remote id", READS) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = true, consented_at = now()")
+        await w.hand.plan()
+        w.acme.faults.append("lost")
+        await w.hand.step()
+        w.acme.notices.append({"contact_id": "ann", "email": "s@x.test"})
+        await w.hand.plan()
+        await w.hand.step()
+        assert (await w.hand.row("ann"))["doubtful"]
+
+
+async def test_a_window_puts_nobody_where_a_lost_try_left_somebody(pool: Pool) -> None:
+    async with world(pool, "remote id", FIND) as w:
+        await leave_in_doubt(w)
+        await pool.execute("delete from syncd.change")
+        await w.hand.full(direct=True)
+        assert [one for one in w.acme.records.values() if one.owner == "bob"] == []
+        await w.hand.drain()
+        assert await people(w) == {"ann": "a@x.test", "bob": "s@x.test"}
 
 
 async def test_two_claims_at_the_same_instant_do_not_both_get_an_address(pool: Pool) -> None:

@@ -424,3 +424,25 @@ async def test_an_opt_out_wave_is_held_only_by_opt_outs(pool: Pool) -> None:
 
         assert await w.hand.held() == {"remove": 10}
         assert len(w.acme.mailed()) == 15
+
+
+async def test_a_no_that_a_look_up_finds_was_said_under_the_address_of_the_record(
+    pool: Pool,
+) -> None:
+    """9: ann is about to leave it; it stands against whoever gets that address after her."""
+    async with world(pool, "remote id", FIND) as w:
+        await put(pool, "ann=s@x.test")
+        await w.hand.drain()
+        (record,) = w.acme.records.values()
+        record.no, record.subscribed = True, False
+        await rename(pool, "ann", "Anna")
+        await w.hand.plan()
+        w.acme.faults.append("cut")
+        await w.hand.step()
+        await move(pool, ann="a@x.test")
+        await w.hand.drain()
+        noted = await pool.fetch("select contact_id, email from syncd.opt_out")
+        assert [tuple(row) for row in noted] == [("ann", "s@x.test")]
+        await put(pool, "bob=s@x.test")
+        await w.hand.drain()
+        assert w.acme.mailed() == {}

@@ -403,6 +403,25 @@ async def test_a_selected_list_that_is_gone_is_a_fault_and_removes_nobody(pool: 
             await w.another()
 
 
+async def test_a_row_that_is_written_beside_a_pass_takes_up_what_it_found(pool: Pool) -> None:
+    """4: two changes were to be journalled at once; somebody has just journalled one of them."""
+    async with world(pool) as w:
+        await put(pool, "c1", "c2")
+        await w.hand.drain()
+        await pool.execute(ALL)
+        beside = (
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state, last_error)"
+            f" values ({w.hand.id}, 'c2', 'upsert', 1, 'rejected', 'as it was')"
+        )
+        async with holding(pool, beside):
+            planning = asyncio.create_task(w.hand.plan())
+            await blocked(pool)
+        assert (await planning).planned == 2
+        assert {key: row["state"] for key, row in (await w.hand.rows()).items()} == {
+            "c1": "due", "c2": "due"
+        }  # fmt: skip
+
+
 # ── 19: locks ───────────────────────────────────────────────────────────────────────────────
 
 
