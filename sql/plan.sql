@@ -237,6 +237,7 @@ update syncd.feed
 -- name: doubt_everything
 -- After a restore or failover nobody knows what was in flight (races 28). Changes that another
 -- cluster numbered beyond our count would be new to every pass to come; a full pass is owed anyhow.
+-- Mail that was off may have been turned on since: that it is off is said again.
 with foreign_changes as (
     delete from syncd.change where xid >= pg_snapshot_xmax(pg_current_snapshot())
 ), doubted as (
@@ -244,6 +245,13 @@ with foreign_changes as (
        set state = case when syncd.plan_waits(plan_id) then 'held' else 'due' end,
            doubtful = true, claimed_by = null, again = false, due_at = now()
      where destination_id = $1::int and state = 'sent'
+), silent as (
+    insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful, email)
+    select m.destination_id, m.contact_id, 'upsert', 0, 'due', true, m.email
+      from syncd.mirror m
+     where m.destination_id = $1::int and not m.subscribed and m.state in ('here', 'adopted')
+     order by m.contact_id
+    on conflict do nothing
 )
 update syncd.feed set position = null, owes_full = true, read_at = null, scanned_at = null
  where destination_id = $1::int;
