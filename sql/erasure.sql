@@ -296,6 +296,7 @@ select r.id, r.source, r.requested_at, r.purged_at, r.finished_at, r.proof, r.re
   from syncd.erasure r
  where r.finished_at is null
     or (r.finished_at > now() - interval '30 days'
-        and (exists (select 1 from jsonb_each(r.proof) p where p.value ? 'by_hand')
+        and (exists (select 1 from jsonb_each(r.proof) p
+                      where p.value ? 'by_hand' and not p.value ? 'confirmed_at')
              or jsonb_array_length(coalesce(r.result -> 'still_in', '[]')) > 0))
  order by r.id;

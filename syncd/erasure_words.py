@@ -30,6 +30,14 @@ class Erasure:
     result: dict[str, Any]
     says: list[str] = field(default_factory=list)
 
+    @property
+    def open(self) -> bool:
+        """Whether something is left to be done: by syncd, at a provider by hand, in the source."""
+        by_hand = any(
+            "by_hand" in one and "confirmed_at" not in one for one in self.destinations.values()
+        )
+        return self.finished_at is None or by_hand or bool(self.result.get("still_in"))
+
 
 async def requests(app: App) -> list[Erasure]:
     """Those that are not finished, and those of the last month that ask a person for something."""
