@@ -63,7 +63,7 @@ select f.read_at,
  where f.destination_id = $1::int;
 
 -- name: feeds
-select destination_id, system_identifier, timeline,
+select destination_id, system_identifier, timeline, relation,
        coalesce(pg_snapshot_xmin(position) > pg_snapshot_xmax(pg_current_snapshot()), false)
            as ahead
   from syncd.feed

@@ -79,14 +79,57 @@ with m as materialized (
      order by m.contact_id
      limit $4::int
 ), a as materialized (
-    select a.contact_id, min(a.remote_id) as remote_id from syncd.audited a
+    select a.contact_id, min(a.remote_id) as remote_id, bool_or(a.fields is not null) as told
+      from syncd.audited a
      where a.run_id = $2::bigint and a.contact_id = any(array(select m.contact_id from m))
        and not a.opted_out
      group by a.contact_id
 )
-select m.contact_id, m.email, m.remote, a.remote_id
+select m.contact_id, m.email, m.remote, a.remote_id, coalesce(a.told, false) as told
   from m left join a on a.contact_id = m.contact_id
  order by m.contact_id;
+
+-- name: to_read_again
+-- Of these contacts, those whose fields only a list that was written out ($3) has told.
+select m.contact_id, m.email, m.remote, min(a.remote_id) as remote_id
+  from syncd.mirror m
+  join syncd.audited a on a.run_id = $2::bigint and a.contact_id = m.contact_id
+ where m.destination_id = $1::int and m.contact_id = any($3::text[]) and not a.opted_out
+ group by m.contact_id, m.email, m.remote
+having bool_and(a.list_key <> '')
+ order by m.contact_id;
+
+-- name: long_lists
+-- Lists ($2) of at least so many contacts ($3), and how many contacts are in any of these.
+with n as materialized (
+    select l.list_id
+      from syncd.mirror m
+     cross join unnest(m.lists) l (list_id)
+     where m.destination_id = $1::int and m.state in ('here', 'adopted')
+       and l.list_id = any($2::text[])
+     group by l.list_id
+    having count(*) >= $3::int
+)
+select array(select n.list_id from n order by n.list_id) as lists,
+       (select count(*) from syncd.mirror m
+         where m.destination_id = $1::int and m.state in ('here', 'adopted')
+           and m.lists && array(select n.list_id from n)) as contacts;
+
+-- name: fill
+-- What a list that was written out tells of whom its pages have shown, by address.
+with u as materialized (
+    select u.email, u.fields::jsonb as fields from unnest($3::text[], $4::text[]) u (email, fields)
+), m as materialized (
+    select m.contact_id, u.email, u.fields
+      from u
+     cross join lateral (select m.contact_id from syncd.mirror m
+                          where m.destination_id = $2::int and m.email = u.email) m
+)
+update syncd.audited a set fields = m.fields
+  from m
+ where a.run_id = $1::bigint and a.contact_id = any(array(select m.contact_id from m))
+   and a.contact_id = m.contact_id and a.email = m.email
+   and a.fields is null and not a.opted_out;
 
 -- name: outside
 -- The next window of mirror ids, whatever their state.

@@ -33,11 +33,12 @@ update syncd.erasure r
 select e.erasure_id,
        array_agg(e.contact_id) filter (where e.source = $1::text) as ids,
        array_agg(e.email) filter (where e.email is not null) as emails,
+       r.email as named,
        case when r.source = $1::text
             then array(select jsonb_array_elements_text(r.result -> 'known')) else '{}' end as known
   from syncd.erasing e
   join syncd.erasure r on r.id = e.erasure_id and r.purged_at is null
- group by e.erasure_id, r.source, r.result
+ group by e.erasure_id, r.source, r.email, r.result
  order by e.erasure_id;
 
 -- name: known

@@ -99,9 +99,13 @@ select list_id from syncd.list_mirror
 select list_id, remote_id from syncd.list_mirror
  where destination_id = $1::int and remote_id is not null;
 
+-- name: now
+select clock_timestamp();
+
 -- name: looked_at
 -- What a look at the account ($2 remote ids, $3 their names) says of lists in step: one that is gone
--- is a person's to decide, one that was renamed there is renamed back.
+-- is a person's to decide, one that was renamed there is renamed back. The look was begun at $5; of
+-- what was made or renamed since, or so shortly before that it need not show, it says nothing.
 update syncd.list_mirror l
    set state = case when u.name is null then 'asks' else 'due' end,
        last_error = case when u.name is null then $4::text || l.remote_id else l.last_error end,
@@ -112,7 +116,15 @@ update syncd.list_mirror l
    and l.remote_id is not null
    and k.destination_id = l.destination_id and k.list_id = l.list_id
    and u.name is distinct from l.name
+   and (l.pushed_at is null or l.pushed_at < $5::timestamptz - make_interval(secs => $6::float8))
 returning l.list_id, l.state;
+
+-- name: names
+-- Changes with every list that is made, renamed or removed there; null while one is being.
+select case when not coalesce(bool_or(state = 'sent' and remote_id is not null), false)
+            then coalesce(max(pushed_at), '-infinity')::text || ' ' || count(*) end
+  from syncd.list_mirror
+ where destination_id = $1::int;
 
 -- name: forget
 -- A list that was removed there: nobody can be met in it, nor missed.

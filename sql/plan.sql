@@ -219,12 +219,17 @@ select m.contact_id from syncd.mirror m
 -- name: engine
 select (select system_identifier from pg_control_system()) as system_identifier,
        (select timeline_id from pg_control_checkpoint()) as timeline,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now_at;
+       'syncd.feed'::regclass::oid::bigint as relation;
+
+-- name: flushed
+-- How much of its log the server has written to its disk; null while it follows another server.
+select case when not pg_is_in_recovery()
+            then (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint end;
 
 -- name: stamp_engine
-update syncd.feed set system_identifier = $2::bigint, timeline = $3::int
- where destination_id = $1::int
-   and (system_identifier is distinct from $2::bigint or timeline is distinct from $3::int);
+update syncd.feed
+   set system_identifier = $2::bigint, timeline = $3::int, relation = $4::bigint
+ where destination_id = $1::int;
 
 -- name: doubt_everything
 -- After a restore or failover nobody knows what was in flight (races 28). Changes that another

@@ -58,9 +58,29 @@ select s.id, s.list_key, s.begun_at is not null as begun,
  order by begun desc, urgent desc, s.id;
 
 -- name: any_open
+-- Scans to be run, or to be judged.
 select exists (select 1 from syncd.scan
                 where destination_id = $1::int and feed = 'contacts' and finished_at is null
-                  and (not_before is null or not_before <= clock_timestamp()));
+                  and (not_before is null or not_before <= clock_timestamp()))
+       or exists (select 1 from syncd.scan s
+                   where s.destination_id = $1::int and s.feed = 'contacts'
+                     and s.finished_at is not null and s.claimed_by is not null
+                     and (s.claimed_by = $2::bigint
+                          or not exists (select 1 from syncd.worker w
+                                          where w.id = s.claimed_by and w.alive_until > now())));
+
+-- name: unjudged
+-- Scans that are over, and whose end told nobody who waits for it: who had them died at that moment.
+select s.id from syncd.scan s
+ where s.destination_id = $1::int and s.feed = 'contacts'
+   and s.finished_at is not null and s.claimed_by is not null
+   and (s.claimed_by = $2::bigint
+        or not exists (select 1 from syncd.worker w
+                        where w.id = s.claimed_by and w.alive_until > now()));
+
+-- name: judged
+update syncd.scan set claimed_by = null
+ where id = any($1::bigint[]) and finished_at is not null;
 
 -- name: give_up_old
 -- A scan that stood still for long proves nothing any more: it is begun anew.
@@ -133,8 +153,10 @@ update syncd.scan set cursor = $3::jsonb, moved_at = clock_timestamp()
 returning id;
 
 -- name: leave
--- Over, and judged; or somebody may go on with it: it stands where its cursor does.
-update syncd.scan set claimed_by = null where id = $1::bigint and claimed_by = $2::bigint;
+-- Over, and judged ($3); or somebody may go on with it: it stands where its cursor does. One that is
+-- over and not judged stays with whoever ended it: `unjudged`.
+update syncd.scan set claimed_by = null
+ where id = $1::bigint and claimed_by = $2::bigint and ($3::boolean or finished_at is null);
 
 -- name: fail
 update syncd.scan set finished_at = clock_timestamp(), error = $2::text
@@ -408,11 +430,23 @@ with latest as materialized (
                                and m.state in ('here', 'adopted') and m.subscribed
                                and not w.list_key = any(coalesce(r.left_lists, '{}'))
                                and (w.list_key = '' or m.lists @> array[w.list_key])))
+), ordered as materialized (
+    select m.contact_id from syncd.mirror m
+     where m.destination_id = $1::int
+       and m.contact_id in (select a.contact_id from answered a where a.missing)
+     order by m.contact_id
+       for no key update
 ), left_it as (  -- it was to leave it, or to be silenced, and that did arrive
-    update syncd.mirror m set lists = array_remove(m.lists, a.list_key)
-      from answered a
-     where m.destination_id = $1::int and m.contact_id = a.contact_id and a.missing
-       and m.lists @> array[a.list_key]
+    update syncd.mirror m
+       set lists = array(select l from unnest(m.lists) l
+                          where not exists (select 1 from answered a
+                                             where a.contact_id = m.contact_id and a.missing
+                                               and a.list_key = l))
+     where m.destination_id = $1::int
+       and m.contact_id = any(array(select o.contact_id from ordered o))
+       and exists (select 1 from answered a
+                    where a.contact_id = m.contact_id and a.missing
+                      and m.lists @> array[a.list_key])
 ), left_over as (
     select r.contact_id,
            array(select w from unnest(r.waits_for) w

@@ -32,46 +32,76 @@ select m.contact_id from syncd.mirror m
 -- nor is an event that was lifted since; an address is the one told, else the mirror's. A newer no
 -- replaces the older one (consent may lie between them), and the mirror learns that mail is off.
 -- Of what was our own doing, the last event is remembered (`seen`): the next reading may bring it
--- again, when mail has long been turned on.
+-- again, when mail has long been turned on. $9: whether it was the person's own act (null: not told).
 with told as (
-    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence
-      from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
-           u (contact_id, email, kind, list_id, occurred_at, evidence)
+    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence, u.by_person
+      from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                  $9::boolean[])
+           u (contact_id, email, kind, list_id, occurred_at, evidence, by_person)
 ), known as (
     select coalesce(m.contact_id, told.contact_id) as contact_id,
            coalesce(lower(btrim(told.email)), m.email) as email,
            encode(sha256(convert_to(coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
                as hash,
-           told.kind, told.list_id, told.occurred_at, told.evidence,
-           m.state, m.subscribed, m.pushed_at
+           told.kind, told.list_id, told.evidence, told.by_person,
+           -- the event itself may be known: told again, now of a contact, it is no younger for that
+           least(told.occurred_at,
+                 (select min(o.occurred_at) from syncd.opt_out o
+                   where o.destination_id = $1::int and o.kind = told.kind
+                     and o.list_id is not distinct from told.list_id
+                     and o.email_hash = encode(sha256(convert_to(
+                             coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
+                     and o.evidence ->> 'ts' = told.evidence::jsonb ->> 'ts')) as occurred_at,
+           m.state, m.subscribed, m.pushed_at, m.held_off
       from told
       left join lateral (
-          select x.contact_id, x.email, x.state, x.subscribed, x.pushed_at
+          select x.contact_id, x.email, x.state, x.subscribed, x.pushed_at,
+                 not x.subscribed or exists (  -- it cannot be turned on there any more
+                     select 1 from unnest(x.lacking) l where l like 'subscription%') as held_off
             from syncd.mirror x
            where x.destination_id = $1::int
              and (x.contact_id = told.contact_id
                   or (told.contact_id is null and x.email = lower(btrim(told.email))))
            order by x.subscribed desc, x.contact_id  -- who is mailed there, not who was before
            limit 1) m on true
-), judged as materialized (
+), weighed as materialized (
     select k.*,
-           k.kind = 'unsubscribed' and k.list_id is null and k.subscribed is false
-           and coalesce(k.occurred_at >= k.pushed_at, true)
-           and not exists (  -- mail may have been turned on meanwhile, but not by a claim that waits
-                             -- for this very reading ($8)
+           exists (  -- mail may have been turned on meanwhile, but not by a claim that waits for
+                     -- this very reading ($8)
                select 1 from syncd.journal j
                 where j.destination_id = $1::int and j.contact_id = k.contact_id
                   and (j.doubtful or (j.state = 'sent' and j.claim is distinct from $8::bigint)))
-           and not exists (  -- mail may be off by an older no, which newer consent or a person who
-                             -- lifts it can undo: what is younger is nothing that we did
+               as in_flight,
+           exists (  -- mail may be off by an older no, which newer consent or a person who lifts it
+                     -- can undo: what is younger is nothing that we did
                select 1 from syncd.opt_out o
                 where o.destination_id = $1::int and o.kind = k.kind and o.list_id is null
                   and (o.email_hash = k.hash or o.contact_id = k.contact_id)
                   and coalesce(o.occurred_at, o.observed_at) < k.occurred_at
                   and (o.lifted_at is null or o.lifted_at < k.occurred_at)
                   and coalesce(o.evidence ->> 'ts' < (k.evidence::jsonb ->> 'ts') collate "C",
-                               k.evidence::jsonb ->> 'ts' is null)) as ours
+                               k.evidence::jsonb ->> 'ts' is null)) as undone,
+           exists (  -- a no that is open needs no younger time by a write of ours: consent may lie
+                     -- between the two
+               select 1 from syncd.opt_out o
+                where o.destination_id = $1::int and o.kind = k.kind and o.list_id is null
+                  and (o.email_hash = k.hash or o.contact_id = k.contact_id)
+                  and o.lifted_at is null
+                  and coalesce(o.occurred_at, o.observed_at) < k.occurred_at)
+               and k.occurred_at between k.pushed_at - interval '30 s'
+                                     and k.pushed_at + interval '3 s' as by_our_write
       from known k
+), judged as materialized (
+    select k.*,
+           k.kind = 'unsubscribed' and k.list_id is null
+           and case when k.by_person is false and (k.held_off or k.in_flight)
+                    then true  -- who is in flight is read again
+                    when k.held_off is not true or k.in_flight then false
+                    when k.by_our_write then true
+                    when k.occurred_at is null then k.by_person is not true
+                    else not k.subscribed and k.by_person is not true and not k.undone
+                         and k.occurred_at >= k.pushed_at end as ours
+      from weighed k
 ), remembered as (
     insert into syncd.seen as s (destination_id, list_key, remote_id, status, scan_id)
     select $1::int, 'our own opt-outs', k.contact_id, max(k.evidence::jsonb ->> 'ts' collate "C"), 0

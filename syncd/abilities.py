@@ -36,6 +36,7 @@ FLAGS = {
     Can.SORTS_DOUBT: "sorts out by itself what a lost answer left in doubt",
     Can.ERASE: "erases, and says what is left",
     Can.WHOLE: "lets single contacts be read whole",
+    Can.EXPORT: "writes lists out with everybody's fields",
     Can.COMPARE: "lets an audit compare fields",
     Can.FIELDS: "says which fields it has",
     Can.LEARNS: "is found out about while it is used",

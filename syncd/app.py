@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -17,12 +17,13 @@ from syncd import control, db, migrate
 from syncd.assemble import Assembled, assemble
 from syncd.control import Destination
 from syncd.db import Pool
-from syncd.errors import ConfigError, Fenced
+from syncd.errors import ConfigError, DatabaseUnreachable, Fenced
 from syncd.flow import first_of
 from syncd.health import Health
 from syncd.metrics import Metrics
 from syncd.observer import NOBODY, Observer
 from syncd.outcomes import backoff
+from syncd.restored import Watermark, recover
 from syncd.secrets import Secrets, sealing_keys
 from syncd.serve import Service
 from syncd.service import watched
@@ -35,7 +36,9 @@ log = structlog.get_logger()
 # A window brings a hundred thousand small objects, none in a cycle: looking through all that live
 # after every few thousand new ones took a third of a backfill's processor time.
 COLLECT = (300_000, 20, 100)
-STEADY = 30.0  # seconds of service after which a lost database is news again
+STEADY = 30.0  # seconds of service after which a failure is the first one again
+SOON = 2  # failures after which a restart should have been over
+BACK = 2.0  # seconds of service, for each failure before, after which the database is back
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class App:
     secrets: Secrets
     environ: Mapping[str, str]
     observer: Callable[[str], Observer] = lambda _: NOBODY  # by destination
+    watermark: Watermark = field(default_factory=Watermark)
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
@@ -55,11 +59,14 @@ class App:
         s = self.settings
         worker = Worker(self.pool, s.lease_seconds, s.heartbeat_seconds, s.request_timeout_seconds)
         await worker.begin()
+        await recover(self.pool, went_back=await self.watermark.went_back(self.pool))
         stop = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(worker.keep_alive(stop), name="heartbeat")
                 group.create_task(worker.take_over(stop), name="take over")
+                looks = self.watermark.keep(self.pool, stop, s.heartbeat_seconds)
+                group.create_task(looks, name="watermark")
                 yield worker
                 stop.set()
         finally:
@@ -99,7 +106,8 @@ async def opened(
     environ = os.environ if environ is None else environ
     gc.set_threshold(*COLLECT)
     with db.server(settings.database_url) as url:
-        async with db.pool(url, settings.pool_size) as pool:
+        prepared = {"on": True, "off": False}.get(settings.prepared_statements)
+        async with db.pool(url, settings.pool_size, prepared=prepared) as pool:
             if check:
                 async with pool.acquire() as connection:
                     await migrate.check_schema(connection)
@@ -165,17 +173,45 @@ def _reread(settings: Settings, reread: Callable[[], Settings]) -> Settings:
 
 async def _serve_through_outages(app: App, leave: asyncio.Event, health: Health) -> None:
     """A database that goes away is said once, waited for with backoff, and found again."""
-    failures = 0
+    outage = Outage()
     while not leave.is_set():
         began = time.monotonic()
         try:
-            await _serve(app, leave, failures, health)
-        except* (*db.LOST, Fenced) as group:
+            await _serve(app, leave, outage, health)
+        except* (*db.LOST, Fenced, DatabaseUnreachable) as group:
             health.enter("waiting for the database")
-            failures = 1 if time.monotonic() - began > STEADY else failures + 1
-            if failures == 1:
-                log.error("lost the database", error=_first(group))
-            await first_of(leave, timeout=backoff(min(failures, 4)))
+            outage.begin(_first(group), lasted=time.monotonic() - began)
+            await app.pool.expire_connections()  # to a server that was demoted, they would last
+            await first_of(leave, timeout=backoff(min(outage.failures, 3)))
+
+
+@dataclass(slots=True)
+class Outage:
+    """What is said of a database that is away: once that it is, once that it is back for good.
+
+    One that answers but cannot be worked with (its disk is full) comes and goes with every try.
+    """
+
+    failures: int = 0  # running
+    is_said: bool = False
+    reasons: set[str] = field(default_factory=set)  # that have been said of this one
+
+    def begin(self, why: str, lasted: float) -> None:
+        """After it has served for *lasted* seconds. What ended the connections may not be what
+        keeps new ones away: that is said, too, if it lasts."""
+        self.failures = 1 if lasted > STEADY else self.failures + 1
+        if not self.is_said:
+            self.is_said, self.reasons = True, {why}
+            log.error("lost the database", error=why)
+        elif self.failures > SOON and why not in self.reasons:
+            self.reasons.add(why)
+            log.warning("still without the database", error=why)
+
+    async def end(self, worker: int) -> None:
+        """Say that it is back once it has stayed for some time: longer after every failure."""
+        await asyncio.sleep(min(BACK * self.failures, STEADY))
+        self.is_said = False
+        log.info("the database is back", worker=worker)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> str:
@@ -185,9 +221,19 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _serve(app: App, leave: asyncio.Event, failures: int, health: Health) -> None:
+async def _serve(app: App, leave: asyncio.Event, outage: Outage, health: Health) -> None:
+    if outage.is_said:  # what came back may be half restored, or older than we are
+        async with app.pool.acquire() as connection:
+            with suppress(ConfigError):  # a newer one: so it was before
+                await migrate.check_schema(connection)
     async with app.worker() as worker:
-        log.info("the database is back" if failures else "serving", worker=worker.id)
+        if not outage.is_said:
+            log.info("serving", worker=worker.id)
         service = Service(app, worker, leave)
         health.serve(service.flows)
-        await service.run()
+        back = asyncio.create_task(outage.end(worker.id)) if outage.is_said else None
+        try:
+            await service.run()
+        finally:
+            if back is not None:
+                back.cancel()

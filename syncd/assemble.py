@@ -14,7 +14,7 @@ from syncd import account as accounts
 from syncd import meter, sql, wire
 from syncd import source as sources
 from syncd.compare import Compare
-from syncd.control import Destination
+from syncd.control import UNREADABLE, Destination
 from syncd.db import Connection, Pool
 from syncd.decide import Rules
 from syncd.desired import Desired, Field, mapping
@@ -71,6 +71,8 @@ class Assembled:
 
 def options_of(destination: Destination, kind: type[Provider]) -> Any:
     """The checked options; ConfigError naming every fault."""
+    if fault := destination.options.get(UNREADABLE):
+        raise ConfigError(f"destination {destination.name!r}: options cannot be read: {fault}")
     try:
         return kind.options_model.model_validate(dict(destination.options))
     except ValidationError as error:

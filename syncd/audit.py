@@ -17,7 +17,7 @@ import structlog
 from syncd import meter, sql
 from syncd.assemble import Assembled
 from syncd.audit_mend import Mender
-from syncd.audit_report import ALWAYS, Audit, Reading
+from syncd.audit_report import ALWAYS, AN_EXPORT, Audit, Reading
 from syncd.audit_rows import AuditRows
 from syncd.audit_stage import Stage
 from syncd.audit_verdict import Scope, Verdict, judge
@@ -66,6 +66,7 @@ class Auditor:
         self.announce: Callable[[Audit], None] = lambda _: None
         self._rows = AuditRows(made.desired)
         self._lists: dict[str, str] = {}
+        self._exported: list[str] = []  # remote lists that are written out, not read one by one
         self._run = 0
 
     @property
@@ -117,9 +118,9 @@ class Auditor:
         await self._read_opt_outs()
         await self._read_records(scope)
         self.audit.read = await self.pool.fetchval(sql.audit.read, self._run)
-        async for rows in self._windows():
+        async for rows in self._windows(scope):
             await self._compare(rows, scope, mender)
-        async for rows in self._outside():
+        async for rows in self._outside(scope):
             await self._compare(rows, scope, mender)
         await self._count_extra()
         if mender is not None:
@@ -181,10 +182,20 @@ class Auditor:
             if by_list:  # each ends with a page that brings nothing new
                 pages += math.ceil(row["memberships"] / traits.page) + 2 * len(self._lists)
         if self._reads_singly:
-            singly = row["here"]
-        total = pages + singly + ALWAYS
-        seconds = seconds_for(total, self.made.limits, reads=True)
-        self.audit.estimate = Reading(pages, singly, seconds)
+            singly = row["here"] - await self._choose_exports()
+        exports = AN_EXPORT * len(self._exported)
+        seconds = seconds_for(pages + singly + exports + ALWAYS, self.made.limits, reads=True)
+        self.audit.estimate = Reading(pages, singly, seconds, exports)
+
+    async def _choose_exports(self) -> int:
+        """Lists that are long enough to be written out; how many contacts are in these."""
+        traits = self._adapter.traits
+        if not traits.can & Can.EXPORT:
+            return 0
+        ours = sorted(self._lists.values())
+        row = await self.pool.fetchrow(sql.audit.long_lists, self._me, ours, traits.export_from)
+        self._exported = [there for there, one in self._lists.items() if one in row["lists"]]
+        return int(row["contacts"])
 
     @property
     def _reads_singly(self) -> bool:
@@ -236,6 +247,8 @@ class Auditor:
         can, stage = self._adapter.traits.can, self._stage
         if can & Can.SCAN:
             await stage.read_pages(sorted(self._lists) if scope.by_list else [None])
+        if self._exported:
+            await stage.read_exports(self._exported)
         if self._reads_singly:
             await stage.read_singly(met_only=bool(can & Can.SCAN))
 
@@ -246,7 +259,7 @@ class Auditor:
 
     # ── Comparing ───────────────────────────────────────────────────────────────────────────
 
-    async def _windows(self) -> AsyncIterator[Sequence[Row]]:
+    async def _windows(self, scope: Scope) -> AsyncIterator[Sequence[Row]]:
         """Contacts of the source, in its own order."""
         last: str | None = None
         while True:
@@ -254,11 +267,11 @@ class Auditor:
             if row is None or not row["n"]:
                 return
             last = row["last"]
-            rows = await self._fetch(self._rows.by_window, row["first"], last)
+            rows = await self._looked_at(scope, self._rows.by_window, row["first"], last)
             self.audit.contacts += sum(one["wanted"] for one in rows)
             yield rows
 
-    async def _outside(self) -> AsyncIterator[Sequence[Row]]:
+    async def _outside(self, scope: Scope) -> AsyncIterator[Sequence[Row]]:
         """Contacts that the mirror knows, and that do not belong any more."""
         desired, last = self.made.desired, ""
         while True:
@@ -270,7 +283,20 @@ class Auditor:
             belong = await self.pool.fetch(desired.belonging, castable(desired, ids))
             gone = sorted(set(ids) - {row["contact_id"] for row in belong})
             if gone:
-                yield await self._fetch(self._rows.outside, castable(desired, gone), gone)
+                keys = castable(desired, gone)
+                yield await self._looked_at(scope, self._rows.outside, keys, gone)
+
+    async def _looked_at(self, scope: Scope, statement: str, *args: Any) -> Sequence[Row]:
+        """Rows to be judged. An export spells values as it likes, and knows not all of them: who
+        seems to differ by one is read alone, before anything is said of the contact."""
+        rows = await self._fetch(statement, *args)
+        if not self._exported:
+            return rows
+        found = [one for one in (judge(row, scope) for row in rows) if one is not None]
+        ids = [one.contact_id for one in found if one.there]
+        if not await self._stage.read_chosen(ids):
+            return rows
+        return await self._fetch(statement, *args)
 
     async def _fetch(self, statement: str, *args: Any) -> Sequence[Row]:
         async with self.pool.acquire() as connection, connection.transaction(readonly=True):

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 from syncd.audit_verdict import KINDS, Kind, Verdict
 
 ALWAYS = 3  # requests that prove the credentials and look at the lists, about
+AN_EXPORT = 8  # requests for a list that is written out, looks at it included, about
 
 
 class Reading(NamedTuple):
-    """How much there is to read. pages: of lists, or of the account; singly: contact by contact."""
+    """How much there is to read. pages: of lists, or of the account; singly: contact by contact;
+    exports: requests for lists that are written out."""
 
     pages: int
     singly: int
     seconds: float
+    exports: int = 0
 
     @property
     def requests(self) -> int:
-        return self.pages + self.singly + ALWAYS
+        return self.pages + self.singly + self.exports + ALWAYS
 
 
 @dataclass(slots=True)

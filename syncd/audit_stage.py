@@ -10,19 +10,27 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
+import structlog
 
 from syncd import sql
 from syncd.db import Pool
 from syncd.desired import Desired
-from syncd.errors import Fenced, ProviderError
+from syncd.errors import Fenced, Indivisible, ProviderError, Transient, Unintelligible
+from syncd.flow import first_of
 from syncd.journal import array_literal
-from syncd.model import Can, Change, Page, Person, Seen, Verb
+from syncd.model import Can, Change, Page, Person, Seen, Started, Verb
 from syncd.outcomes import backoff
 
+log = structlog.get_logger()
+
 PATIENCE = 60.0  # seconds without any answer, before the audit is given up
+LONGEST_EXPORT = 1800.0  # seconds that a list may take to be written out
+UNWRITTEN = (Indivisible, Unintelligible)  # an export that failed, or that nobody can read
+BLOCK = 1000  # contacts of an export written down at once
 CHUNK = 20  # contacts read one by one between two writes, by each of a few
 AT_ONCE = 4  # who read them; the meter decides how many requests leave
 
@@ -71,8 +79,47 @@ class Stage:
             records[one.remote_id] = replace(one, lists=sorted(lists))
         await self._meet(list(records.values()), list_id, asked, sure=False)
 
+    async def read_exports(self, lists: Sequence[str]) -> None:
+        """Fields of everybody whom pages of these lists have shown. A list that cannot be had so
+        is left to `read_singly`."""
+        for one in lists:
+            try:
+                told = await self._exported(one)
+            except UNWRITTEN as fault:
+                log.warning("a list is read contact by contact", reason=fault.reason)
+                continue
+            pairs = sorted(told.items())
+            for start in range(0, len(pairs), BLOCK):
+                emails, fields = zip(*pairs[start : start + BLOCK], strict=True)
+                texts = [_json(one) for one in fields]
+                await self.pool.execute(sql.audit.fill, self.run_id, self._me, list(emails), texts)
+
+    async def _exported(self, list_id: str) -> Mapping[str, Mapping[str, Any]]:
+        receipt: Mapping[str, Any] | None = None
+        ends = time.monotonic() + LONGEST_EXPORT
+        while True:
+            told = await self.patiently(partial(self.adapter.export, list_id, receipt), UNWRITTEN)
+            if not isinstance(told, Started):
+                return told  # type: ignore[no-any-return]
+            receipt = told.receipt
+            if time.monotonic() > ends:
+                raise Indivisible("the export does not come to its end")
+            await first_of(self.stop, timeout=told.look_after)
+            if self.stop.is_set():
+                raise Transient("told to stop while a list was being written out")
+
+    async def read_chosen(self, ids: Sequence[str]) -> bool:
+        """Read these alone who were not yet; False where there is nobody."""
+        rows = await self.pool.fetch(sql.audit.to_read_again, self._me, self.run_id, ids)
+        asked = [self._question(row) for row in rows]
+        for start in range(0, len(asked), CHUNK * AT_ONCE):
+            some = asked[start : start + CHUNK * AT_ONCE]
+            await self._each([some[n : n + CHUNK] for n in range(0, len(some), CHUNK)])
+        return bool(asked)
+
     async def read_singly(self, met_only: bool) -> None:
-        """Read everybody whole who should be there; *met_only*: and was met in a page."""
+        """Read everybody whole who should be there, and is not told of in full by now; *met_only*:
+        and was met in a page."""
         last = ""
         while True:
             rows = await self.pool.fetch(
@@ -81,7 +128,8 @@ class Stage:
             if not rows:
                 return
             last = rows[-1]["contact_id"]
-            chosen = [row for row in rows if row["remote_id"] is not None or not met_only]
+            there = [row for row in rows if row["remote_id"] is not None or not met_only]
+            chosen = [row for row in there if not row["told"]]
             asked = [self._question(row) for row in chosen]
             chunks = [asked[n : n + CHUNK] for n in range(0, len(asked), CHUNK)]
             await self._each(chunks)
@@ -149,12 +197,16 @@ class Stage:
 
     # ── Patience ────────────────────────────────────────────────────────────────────────────
 
-    async def patiently(self, question: Callable[[], Awaitable[T]]) -> T:
-        """Ask again for a while; the last fault passes through."""
+    async def patiently(
+        self, question: Callable[[], Awaitable[T]], final: tuple[type[ProviderError], ...] = ()
+    ) -> T:
+        """Ask again for a while; the last fault passes through, and a final one at once."""
         since, failures = time.monotonic(), 0
         while True:
             try:
                 return await question()
+            except final:
+                raise
             except (ProviderError, Fenced) as error:
                 failures += 1
                 await self._wait_out(error, since, failures)

@@ -148,8 +148,12 @@ async def _notices(url: str, settings: Settings, prepared: int) -> Finding:
     channel, heard = f"syncd_check_{os.getpid()}", asyncio.Event()
     arrived = False
     with suppress(asyncpg.PostgresError, TimeoutError, SyncdError, *db.LOST):
-        connection = await db.connect(url)
+        connection = await db.connect(settings.listen_url or url)
         try:
+            if not settings.listen_url and await db.is_pooled(connection):
+                says = f"a pooler stands before it, so NOTIFY does not arrive: {polling}"
+                remedy = "set listen_url to PostgreSQL itself, or listen = false"
+                return Finding("database", "warning", says, remedy)
             await connection.add_listener(channel, lambda *_: heard.set())
             await connection.execute("select pg_notify($1, '')", channel)
             await asyncio.wait_for(heard.wait(), 3)
@@ -158,7 +162,7 @@ async def _notices(url: str, settings: Settings, prepared: int) -> Finding:
             await connection.close(timeout=5)
     if arrived:
         return Finding("database", "ok", "NOTIFY arrives")
-    remedy = "let SYNCD_DATABASE_URL bypass the pooler, or set listen = false"
+    remedy = "set listen_url to PostgreSQL itself, or listen = false"
     return Finding("database", "warning", f"NOTIFY does not arrive: {polling}", remedy)
 
 

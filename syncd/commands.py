@@ -75,7 +75,10 @@ class Commands:
         """None: it goes on, and is finished later."""
         names = [] if row["destination"] is None else [row["destination"]]
         found = [d.name for d in await control.destinations(self.pool, names)]
-        args = orjson.loads(row["args"])
+        try:
+            args = orjson.loads(row["args"])
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"args cannot be read: {error.msg}") from None
         match row["kind"]:
             case "sync" | "full" | "backfill" | "scan":
                 return await self._wake(row["kind"], found, row["age"])

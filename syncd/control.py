@@ -15,6 +15,9 @@ from syncd import sql, vanished
 from syncd.db import Connection, Pool, Row, transact
 from syncd.errors import ConfigError
 
+UNREADABLE = "(unreadable)"
+"""The one key of `options` that cannot be read as JSON; its value says why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -47,7 +50,10 @@ class Destination:
 def destination(row: Row) -> Destination:
     """A row of `select * from syncd.destination` as a value."""
     values = {name: row[name] for name in Destination.__slots__}
-    values["options"] = orjson.loads(row["options"])
+    try:
+        values["options"] = orjson.loads(row["options"])
+    except orjson.JSONDecodeError as error:  # jsonb takes numbers of any size, and any depth
+        values["options"] = {UNREADABLE: error.msg}
     values["fields"] = None if row["fields"] is None else orjson.loads(row["fields"])
     values["credential"] = row["credential"] or row["name"]
     return Destination(**values)

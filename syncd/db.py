@@ -35,19 +35,28 @@ T = TypeVar("T")
 
 EMBEDDED = "embedded:"
 LOST = (
-    OSError,
+    OSError,  # and NotAdmitted
     asyncio.TimeoutError,
-    asyncpg.PostgresConnectionError,
+    asyncpg.PostgresConnectionError,  # 08: also what a PgBouncer says
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,  # "cannot switch to state": cut off within a COMMIT
+    asyncpg.OperatorInterventionError,  # 57: shut down, crashed, starting up, cancelled, dropped
+    asyncpg.InsufficientResourcesError,  # 53: disk full, out of memory, too many connections
+    asyncpg.PostgresSystemError,  # 58: the server's disk does not answer
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InternalClientError,  # "cannot switch to state": cut off within a COMMIT
+    asyncpg.TransactionRollbackError,  # 40: a deadlock again after the repeat, a standby's conflict
+    asyncpg.LockNotAvailableError,  # a lock_timeout that was set for our role
 )
-"""What asyncpg raises when the connection, not the statement, is at fault."""
+"""What is raised when the connection or the server, not the statement, is at fault: whoever serves
+says it, waits, and tries again."""
+
+
+class NotAdmitted(ConnectionError):
+    """The server is there, but lets nobody in: whatever it says of that, it may change its mind.
+
+    (A database that takes no connections, is being restored, or whose password has been changed.)
+    """
 
 
 def embedded_folder(url: str) -> Path:
@@ -124,33 +133,70 @@ def undisturbed() -> Iterator[None]:
 
 
 async def connect(url: str) -> Connection:
-    """One connection of its own (LISTEN, migrate); DatabaseUnreachable with the reason."""
+    """One connection of its own (LISTEN, migrate); DatabaseUnreachable with the reason.
+
+    Its statements leave nothing behind: a pooler may give the session to others.
+    """
     try:
-        return await asyncpg.connect(url or None, timeout=10)
-    except (*LOST, asyncpg.PostgresError, ValueError) as error:
+        return await _admitted(url or None, timeout=10, statement_cache_size=0)
+    except (*LOST, ValueError) as error:
         raise _unreachable(error) from error
 
 
+async def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler (PgBouncer) stands in between, so that two transactions may be carried out
+    by two sessions: it does not tell the server's number of the session when it greets."""
+    there = await connection.fetchval("select pg_backend_pid()")
+    return bool(there != connection.get_server_pid())
+
+
 @contextlib.asynccontextmanager
-async def pool(url: str, size: int = 8, **settings: Any) -> AsyncIterator[Pool]:
-    """A pool of connections, opened lazily; DatabaseUnreachable with the reason."""
+async def pool(
+    url: str, size: int = 8, *, prepared: bool | None = None, **settings: Any
+) -> AsyncIterator[Pool]:
+    """A pool of connections, opened as they are needed; DatabaseUnreachable with the reason.
+
+    prepared: whether statements may be prepared once and used again on the same connection, which
+    spares much of their cost; None: unless a pooler stands in between.
+    """
     try:
+        if not await _may_prepare(url, prepared):
+            settings["statement_cache_size"] = 0
         made = await asyncpg.create_pool(
             url or None,
-            min_size=1,
+            min_size=0,  # asyncpg would keep a floor by itself, and log that it cannot, for ever
             max_size=size,
             timeout=10,
             command_timeout=300,
             reset=_nothing_to_reset,
+            connect=_admitted,
             **settings,
         )
-    except (*LOST, asyncpg.PostgresError, ValueError) as error:
+    except (*LOST, ValueError) as error:
         raise _unreachable(error) from error
     try:
         yield made
     finally:
         with contextlib.suppress(*LOST, asyncio.TimeoutError):
             await asyncio.wait_for(made.close(), 10)
+
+
+async def _may_prepare(url: str, chosen: bool | None) -> bool:
+    connection = await _admitted(url or None, timeout=10, statement_cache_size=0)
+    try:
+        return not await is_pooled(connection) if chosen is None else chosen
+    finally:
+        connection.terminate()
+
+
+async def _admitted(*args: Any, **kwargs: Any) -> asyncpg.Connection[asyncpg.Record]:
+    """asyncpg.connect; whatever the server refuses it with, it is one of LOST."""
+    try:
+        return await asyncpg.connect(*args, **kwargs)
+    except LOST:
+        raise
+    except asyncpg.PostgresError as error:
+        raise NotAdmitted(f"{error} ({error.sqlstate})") from error
 
 
 async def _nothing_to_reset(connection: Connection) -> None:

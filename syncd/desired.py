@@ -395,7 +395,9 @@ def rendered(expression: str, column: Column) -> str:
         case "text" | "bool" | "int2" | "int4" | "int8" | "float4" | "float8":
             return expression
         case "numeric":
-            return f"{expression}::float8"
+            e = expression  # what is no float8 would fail the whole pass
+            fits = f"abs({e}) <= 1e308 or {e} in ('NaN', 'Infinity', '-Infinity')"
+            return f"case when abs({e}) < 1e-307 then 0 when {fits} then {e}::float8 end"
         case "date":
             return f"to_char({expression}, 'YYYY-MM-DD')"
         case "timestamptz":

@@ -85,4 +85,4 @@ class Ending:
     async def answer(self) -> int:
         """Judge who is missing; then whoever waited is due. Returns how many."""
         await Absence(self.planner, self.adapter).judge()
-        return int(await self.pool.fetchval(sql.reading.answer, self._me))
+        return int(await transact(self.pool, lambda c: c.fetchval(sql.reading.answer, self._me)))

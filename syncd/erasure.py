@@ -82,8 +82,9 @@ class Erasures:
         source = self.destination.source
         for row in await self.pool.fetch(sql.erasure.open, source):
             ids, emails = set(row["ids"] or ()), set(row["emails"] or ())
+            said = {row["named"]} - {None}
             for _ in range(ROUNDS):
-                more_ids, more_emails, shared = await self._more(ids, emails, row["known"])
+                more_ids, more_emails, shared = await self._more(ids, emails, said, row["known"])
                 if shared:
                     await self.pool.execute(sql.erasure.shared, row["erasure_id"], shared)
                 if not more_ids and not more_emails:
@@ -95,10 +96,16 @@ class Erasures:
                 )  # fmt: skip
 
     async def _more(
-        self, ids: Collection[str], emails: Collection[str], before: Collection[str]
+        self,
+        ids: Collection[str],
+        emails: Collection[str],
+        said: Collection[str],
+        before: Collection[str],
     ) -> tuple[set[str], set[str], list[str]]:
-        """Whoever has one of the addresses; the addresses of the ids that nobody else has.
+        """Whoever has one of the addresses that were *said*; the addresses of the ids that nobody
+        else has.
 
+        emails: those that were said, and those found so far.
         before: addresses under which the contact was known when the request was made.
         Third: contacts who have one of these too. An address that somebody was named by is
         everybody's who has it; one that was only found is left to those who were not named.
@@ -113,8 +120,8 @@ class Erasures:
         if late := his - set(asked):
             source = await self._of_source(named, sorted({*asked, *late}))
         there = {one for one, _ in source}
-        more = {one for one, email in source if email in emails}
-        more |= {one for one, email in known if email in emails and one not in there}
+        more = {one for one, email in source if email in said}
+        more |= {one for one, email in known if email in said and one not in there}
         person = more | set(ids)
         others = {(one, email) for one, email in source if email in his and one not in person}
         taken = {email for _, email in others}

@@ -21,14 +21,14 @@ from syncd.control import Destination
 from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
-from syncd.errors import Fenced, OtherAccount, ProviderError, Transient, Unintelligible
+from syncd.errors import Ambiguous, Fenced, OtherAccount, ProviderError, Transient, Unintelligible
 from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass, may_send_directly
-from syncd.journal import Claim, Journal, Settled
+from syncd.journal import Claim, Journal, MirrorRow, Settled
 from syncd.lists import Lists
 from syncd.model import Can
 from syncd.observer import NOBODY, Observer, Pulse
-from syncd.outcomes import unsent
+from syncd.outcomes import postponed, unsent
 from syncd.plan import Passed, Planner
 from syncd.push import Push, Pushed
 from syncd.reading import Reading
@@ -40,6 +40,7 @@ log = structlog.get_logger()
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
 ERASE_POLL = 30.0  # seconds between looks whether an erasure can be read back
 LIST_POLL = 1.0  # seconds between looks whether a list is due
+RENAMED = Ambiguous("a list was renamed meanwhile")
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
 
@@ -491,7 +492,9 @@ class Flow:
 
     async def _carry(self, claim: Claim) -> None:
         try:
+            mark = await self._list_names()
             pushed = await self.push.attempt(claim)
+            await self._doubt_renamed(mark, pushed)
             results = await self._learn(pushed)
             lost = await self.journal.settle(claim, results)
             self.pulse.beat()
@@ -514,10 +517,33 @@ class Flow:
             await first_of(self.stop, timeout=min(1.0, self.breaker.pause))
         if self.gives_up or self.stands_still is not None:
             return Pushed([unsent(one, "handed back") for one in fresh.entries()])
+        mark = await self._list_names()
         pushed = await self.push.attempt_fresh(fresh)
+        if self.rules.traits.lists_by_name and not await self.lists.are_called(mark):
+            pushed = Pushed([postponed(one, RENAMED, 0) for one in fresh.entries()])
         pushed.results = list(await self._learn(pushed))
         self._counted(pushed.results, created=pushed.plain)
         return pushed
+
+    async def _list_names(self) -> str | None:
+        """See that lists are written by the names that they have by now; see `Lists.names`."""
+        if not self.rules.traits.lists_by_name:
+            return None
+        try:
+            return await self.lists.names()
+        except (ProviderError, Fenced):
+            return None  # what is sent now fails as well, or is not believed
+
+    async def _doubt_renamed(self, mark: str | None, pushed: Pushed) -> None:
+        """Whoever was put into a list that somebody else renamed meanwhile may not be in it."""
+        if not self.rules.traits.lists_by_name or await self.lists.are_called(mark):
+            return
+        pushed.results = [
+            postponed(one.entry, RENAMED, 0)
+            if one.state == "done" and isinstance(one.mirror, MirrorRow) and one.mirror.lists
+            else one
+            for one in pushed.results
+        ]
 
     def _counted(self, results: Sequence[Settled], created: int = 0) -> None:
         for outcome, n in self.tally.add(results, created).items():

@@ -67,6 +67,7 @@ class Lists:
         self.delete_gone = delete_gone
         self.ids = ids  # source id → remote id, kept up to date for whoever sends contacts
         self.known: dict[str, str] = {}  # as `ids`, of all that are there: members may leave them
+        self._names: str | None = None  # as `sql.lists.names` was before the adapter read them last
 
     @property
     def _me(self) -> int:
@@ -104,14 +105,33 @@ class Lists:
         """
         if not self._can & Can.LISTS:
             return {}
+        began = await self.pool.fetchval(sql.lists.now)
         there: Mapping[str, str] = await self.adapter.lists()
         rows = await self.pool.fetch(
-            sql.lists.looked_at, self._me, list(there), list(there.values()), GONE
-        )
+            sql.lists.looked_at, self._me, list(there), list(there.values()), GONE, began,
+            self.adapter.traits.visible_after,
+        )  # fmt: skip
         for row in rows:
             log.warning("list changed there", list=row["list_id"], state=row["state"])
         await self.remember()
         return there
+
+    async def names(self) -> str | None:
+        """A mark that stays the same as long as lists are called what the adapter takes them for;
+        None while one is being renamed. Reads them anew where somebody else has renamed one.
+
+        Provider errors pass through.
+        """
+        mark: str | None = await self.pool.fetchval(sql.lists.names, self._me)
+        if mark is not None and mark != self._names:
+            await self.adapter.lists()
+            self._names = mark
+        return mark
+
+    async def are_called(self, mark: str | None) -> bool:
+        """Whether no list was renamed since `names` gave that mark."""
+        now = await self.pool.fetchval(sql.lists.names, self._me)
+        return mark is not None and now == mark
 
     async def plan(self) -> int:
         """Compare the source's lists with `list_mirror`; returns how many rows changed."""

@@ -105,11 +105,13 @@ class Matcher:
         by_email: Mapping[str, Mirrored],
         tried: Mapping[str, Tried],
     ) -> str | None:
+        owner = self._by_address(seen, known, by_email, tried)
         for one in (seen.contact_id, known.prior.get(seen.remote_id)):
             row = None if one is None else known.mirror.get(one)
-            if row is not None and (one == seen.contact_id or self._has(row, seen)):
+            if row is None or one is None:
+                continue
+            if one == seen.contact_id or (self._has(row, seen) and not _left(row, seen, owner)):
                 return one
-        owner = self._by_address(seen, known, by_email, tried)
         return owner if seen.contact_id in (None, owner) else None  # it says whose it is
 
     @staticmethod
@@ -197,6 +199,13 @@ def address(seen: Seen) -> str | None:
     """The record's address as the mirror writes addresses."""
     email = (seen.email or "").strip().lower()
     return email or None
+
+
+def _left(row: Mirrored, seen: Seen, owner: str | None) -> bool:
+    """Whether a contact that is not there has moved on from this record, which another one's add at
+    its old address has taken up."""
+    gone = row.state not in HELD and address(seen) != row.email
+    return gone and owner not in (None, row.contact_id)
 
 
 def _held_last(rows: Iterable[Mirrored]) -> list[Mirrored]:

@@ -154,7 +154,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An opt-out read back from a provider; by contact id where it knows ours, else by address."""
+    """An opt-out read back from a provider; by contact id where it knows ours, else by address.
+
+    by_person: True: surely the person's own act; False: the account owner's, which may have been
+    ours; None where the provider does not tell.
+    """
 
     contact_id: str | None
     email: str | None
@@ -162,6 +166,7 @@ class Notice:
     occurred_at: datetime | None
     list_id: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    by_person: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,7 @@ class Can(Flag):
     FIELDS = auto()  # which fields the account has can be looked up
     COMPARE = auto()  # fields of a contact can be read back, and compared
     WHOLE = auto()  # single contacts can be read with everything that is told of them
+    EXPORT = auto()  # a list can be written out with everybody's fields
 
 
 PROVIDED_BY: Mapping[Can, str] = {
@@ -263,6 +269,7 @@ PROVIDED_BY: Mapping[Can, str] = {
     Can.FIELDS: "check_fields",
     Can.COMPARE: "comparer",
     Can.WHOLE: "read_whole",
+    Can.EXPORT: "export",
 }
 """Flag → method; a test holds that a class has the method where it sets the flag."""
 
@@ -285,9 +292,11 @@ class Traits:
     batch: most changes one `push` may carry.  requests_per_batch: HTTP requests it costs.
     visible_after: seconds until a write can be read back.
     names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
+    lists_by_name: lists are written by their names there, which were read before.
     default_fields: provider field → source column, used when a destination maps nothing.
     scans: what one scan pages through, where lists are objects of their own.
     page: records of one page of a scan, about.  whole_pages: pages tell fields, too.
+    export_from: fewest contacts of a list for which it is exported (EXPORT).
     """
 
     batch: int
@@ -296,12 +305,14 @@ class Traits:
     can: Can = Can.NOTHING
     needs_list: bool = False
     names_lists: bool = False
+    lists_by_name: bool = False
     visible_after: float = 0.0
     requests_per_batch: float = 1.0
     default_fields: Mapping[str, str] = field(default_factory=dict)
     scans: Literal["lists", "account", "account, then lists"] = "lists"
     page: int = 100
     whole_pages: bool = False
+    export_from: int = 0
 
     @property
     def scans_lists(self) -> bool:

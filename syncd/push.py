@@ -101,7 +101,9 @@ class Push:
         try:
             entries = await self._looked_up(claim, pushed)
         except ProviderError as error:
-            self._judge(claim.entries, [error] * len(claim.entries), pushed)
+            judged = {one.entry.contact_id for one in pushed.results}
+            rest = [one for one in claim.entries if one.contact_id not in judged]
+            self._judge(rest, [error] * len(rest), pushed)
             return pushed
         answers = await self._all([one.change for one in entries])
         self._judge(entries, await self._off_anyhow(entries, answers), pushed)

@@ -48,7 +48,6 @@ class Reading:
     found_out: Callable[[Mapping[str, Any]], Awaitable[object]]
     tombstones: Tombstones | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _recovered: bool = False
 
     @property
     def pool(self) -> Pool:
@@ -98,8 +97,17 @@ class Reading:
         by_list = self._by_list
         pairs = sorted((c, one if by_list else "") for c, lists in waits.items() for one in lists)
         ids, keys = (list(column) for column in zip(*pairs, strict=True))
-        rows = await self.pool.fetch(sql.reading.wait, self._me, ids, keys, WAITS, ENOUGH)
-        await self.ask(row["list_key"] for row in rows)
+        await self._asked_with(sql.reading.wait, ids, keys, WAITS, ENOUGH)
+
+    async def _asked_with(self, statement: str, *args: object) -> None:
+        """Have those lists scanned that a statement returns; it never holds without that."""
+
+        async def work(connection: Connection) -> None:
+            rows = await connection.fetch(statement, self._me, *args)
+            if keys := sorted(row["list_key"] for row in rows):
+                await connection.execute(sql.reading.ask, self._me, keys)
+
+        await transact(self.pool, work)
 
     async def learn(self) -> None:
         """Keep what the adapter has found out about the account while it worked."""
@@ -107,7 +115,10 @@ class Reading:
             await self.found_out(findings)
 
     async def any_asked(self) -> bool:
-        return self.can_scan and bool(await self.pool.fetchval(sql.reading.any_open, self._me))
+        """Whether a scan is to be run, or the end of one to be seen to."""
+        return self.can_scan and bool(
+            await self.pool.fetchval(sql.reading.any_open, self._me, self.worker_id)
+        )
 
     async def _keys(self) -> dict[str, str | None]:
         """What can be scanned: our id of a list → the remote id; '' → the whole account."""
@@ -140,12 +151,8 @@ class Reading:
         """Run one of the scans that may run now, to its end; False if there is none."""
         if not self.can_scan:
             return False
-        old = await self.pool.fetch(sql.reading.give_up_old, self._me, TOO_OLD)
-        await self.ask(row["list_key"] for row in old)
-        gone = await self.pool.fetch(sql.reading.drop, self._me) if self._by_list else []
-        if gone or not self._recovered:
-            await self._ending.answer()
-            self._recovered = True
+        await self._asked_with(sql.reading.give_up_old, TOO_OLD)
+        await self._judge()
         keys = await self._keys()
         fresh = {row["list_id"] for row in await self.pool.fetch(sql.lists.unread, self._me)}
         drain = Drain(self.planner)
@@ -160,6 +167,14 @@ class Reading:
                 await self._run(scan)
                 return True
         return False
+
+    async def _judge(self) -> None:
+        """Tell those who wait what came of scans that can tell them nothing more themselves."""
+        gone = await self.pool.fetch(sql.reading.drop, self._me) if self._by_list else []
+        over = await self.pool.fetch(sql.reading.unjudged, self._me, self.worker_id)
+        if gone or over:
+            await self._ending.answer()
+            await self.pool.execute(sql.reading.judged, [row["id"] for row in (*gone, *over)])
 
     async def _begin(self, row: Row, keys: Mapping[str, str | None]) -> Scan | None:
         key, remote = row["list_key"], keys[row["list_key"]]
@@ -179,17 +194,18 @@ class Reading:
         return Scan(begun["id"], begun["begun_at"], cursor, matcher)
 
     async def _run(self, scan: Scan) -> None:
-        purpose = meter.purpose.set("read")
+        purpose, judged = meter.purpose.set("read"), False
         try:
             if await self._read(scan):
                 await self._ending.finish(scan)
+            judged = True
         except ProviderError as error:
             await self._interrupted(scan, error)
         except Fenced:
             log.info("another worker goes on with the scan", list=scan.list_key)
         finally:
             meter.purpose.reset(purpose)
-            await self.pool.execute(sql.reading.leave, scan.id, self.worker_id)
+            await self.pool.execute(sql.reading.leave, scan.id, self.worker_id, judged)
 
     async def _read(self, scan: Scan) -> bool:
         """Page through it; False when told to stop on the way."""

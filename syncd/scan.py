@@ -116,7 +116,10 @@ class OptOutReader:
                 return ()
             told = [list(column) for column in zip(*map(_row, kept), strict=True)]
             await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
-            found = await connection.fetch(sql.scan.note, self.destination_id, *told, claim)
+            by_person = [one.by_person for one in kept]
+            found = await connection.fetch(
+                sql.scan.note, self.destination_id, *told, claim, by_person
+            )
             if not keep:
                 raise _Undone(found)
             return found

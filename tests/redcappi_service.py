@@ -48,7 +48,8 @@ async def same(syncd: Service, name: str, excused: Collection[str] = ()) -> None
 
 
 async def _story(syncd: Service, name: str, key: str) -> list[str]:
-    """What happened to a contact: settled here, done there, and the scans meanwhile."""
+    """What happened to a contact: settled here, done there, and the scans meanwhile; and who else
+    was settled at the very moments when something was done there."""
     emails = await syncd.db.fetch("select email from syncd.journal where contact_id = $1"
                                   " union select email from syncd.mirror where contact_id = $1"
                                   " union select email from syncd.opt_out where contact_id = $1",
@@ -65,8 +66,10 @@ async def _story(syncd: Service, name: str, key: str) -> list[str]:
         if one.get("contact") in there - {None}
     ]
     rows = await syncd.db.fetch(
-        "select extract(epoch from at)::float8, concat_ws(' ', 'here:', kind, outcome, error)"
-        " from syncd.delivery where contact_id = $1"
+        "select extract(epoch from at)::float8,"
+        " concat_ws(' ', 'here:', nullif(contact_id, $1), kind, outcome, error)"
+        " from syncd.delivery where contact_id = $1 or exists (select 1 from unnest($2::float8[]) t"
+        " where t between extract(epoch from at) - 0.1 and extract(epoch from at) + 0.02)"
         " union all select extract(epoch from observed_at)::float8,"
         " concat_ws(' ', 'no:', kind, list_id, evidence) from syncd.opt_out where contact_id = $1"
         " union all select extract(epoch from begun_at)::float8,"
@@ -75,8 +78,9 @@ async def _story(syncd: Service, name: str, key: str) -> list[str]:
         " union all select extract(epoch from pushed_at)::float8, 'mirror: ' || m::text"
         " from syncd.mirror m where contact_id = $1",
         key,
+        [at for at, _ in told],
     )
-    return [f"  {at:.3f} {says}" for at, says in sorted([*told, *map(tuple, rows)])][-60:]
+    return [f"  {at:.3f} {says}" for at, says in sorted([*told, *map(tuple, rows)])][-80:]
 
 
 async def differences(syncd: Service, name: str, excused: Collection[str]) -> list[str]:

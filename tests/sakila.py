@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from conftest import named
+from clusters import named
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config" / "sakila.sql"
 

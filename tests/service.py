@@ -36,7 +36,8 @@ from typing import Any
 import asyncpg
 import leaks
 import orjson
-from conftest import fresh_database, open_folder
+from clusters import fronted, open_folder
+from conftest import fresh_database
 
 from syncd import db
 from syncd.db import Pool
@@ -266,7 +267,7 @@ class Service:
         }
         environ = {
             **kept,
-            "SYNCD_DATABASE_URL": self.url,
+            "SYNCD_DATABASE_URL": fronted(self.url),
             **{f"SYNCD_{name}": value for name, value in chosen.items()},
             **self.environ,
         }
@@ -296,7 +297,7 @@ class Service:
 
     async def pool(self) -> Pool:
         """As the library wants it."""
-        return await self.stack.enter_async_context(db.pool(self.url, 2))
+        return await self.stack.enter_async_context(db.pool(fronted(self.url), 2))
 
     # ── Asking ──────────────────────────────────────────────────────────────────────────────
 

@@ -322,6 +322,35 @@ async def obeyed(there: Company, done: Mapping[str, str]) -> None:
     assert noes == {(one, False) for one in silent} | {(one, True) for one in left}
 
 
+def read_alone(there: Company) -> int:
+    """Contacts that were asked for one by one, so far."""
+    paths = there.box.state.ledger.by_path.items()
+    return sum(n for path, n in paths if "/contacts/" in path)
+
+
+@pytest.mark.parametrize("there", ["constantcontact"], indirect=True)
+async def test_lists_are_written_out_where_contacts_would_be_asked_for_one_by_one(
+    there: Company,
+) -> None:
+    """110 contacts: an export a list, and alone only those that seem to differ."""
+    before = read_alone(there)
+    first = await there.audited()
+    assert (first.equal, read_alone(there) - before) == (True, 0), first.summary()
+    assert first.requests <= 35
+
+    for n in (3, 5):
+        there.box.act("set_field", email=f"p{n}@x.example", name="City", value="Elsewhere")
+    before = read_alone(there)
+    second = await there.audited()
+    assert (second.counts["there"], read_alone(there) - before) == (2, 2)
+
+    there.box.set_limits(jobs_fail=3)  # what cannot be written out is asked for one by one
+    before = read_alone(there)
+    third = await there.audited()
+    assert (third.counts["there"], read_alone(there) - before) == (2, 110)
+    assert there.box.snapshot()["violations"] == []
+
+
 @pytest.mark.parametrize(
     "there",
     [f"{one} 24" for one in PROVIDERS] + ["clevercampaign 24 plain", "copernica 24 v4"],

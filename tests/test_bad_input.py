@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 import service
-from conftest import open_folder
+from clusters import open_folder
 from cryptography.fernet import Fernet
 from service import Service, until
 

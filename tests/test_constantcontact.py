@@ -53,6 +53,7 @@ from syncd.providers.constantcontact_digest import (
     challenge,
     next_nonce,
 )
+from syncd.providers.constantcontact_export import ASKED, rows
 from syncd.providers.constantcontact_jobs import plans, suits
 from syncd.providers.constantcontact_single import NO_RETURN
 from syncd.providers.constantcontact_translate import Rules, csv, differs, elements, email_fault
@@ -1144,6 +1145,106 @@ async def test_lists_and_members_are_paged(box: Handle, cc: ConstantContact, nex
         [page async for page in cc.scan(N, {"next": "/lists/101/members?next=$"})]
 
 
+# ── Exports ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def exported(cc: ConstantContact, list_id: str = N) -> Any:
+    told: Any = await cc.export(list_id, None)
+    for _ in range(200):
+        if not isinstance(told, Started):
+            return told
+        await asyncio.sleep(0.005)
+        told = await cc.export(list_id, told.receipt)
+    raise AssertionError("still at it")
+
+
+@pytest.mark.parametrize("headings", ["asked", "title"])
+async def test_a_list_is_written_out_with_everybody_s_fields(
+    box: Handle, cc: ConstantContact, headings: str
+) -> None:
+    box.set_limits(headings=headings)
+    fields: dict[str, Any] = {
+        "State": "MA",
+        "Country": "us",
+        "City": 'Åbo, "A"',
+        "CustomField3": " a  b ",
+    }
+    want = person("ann@example.org", "news", **fields)
+    await added(cc, want)
+    await added(cc, person("bob@example.org", "cust"))
+    await added(cc, person("eve@example.org", "news", Country="Utopia"))
+    before = requests(box)
+
+    told = await exported(cc)
+
+    assert requests(box) - before <= 6
+    assert set(told) == {"ann@example.org", "eve@example.org"}
+    assert (await cc.comparer())(want, told["ann@example.org"]) == {}
+    assert told["eve@example.org"]["CountryName"] == "Utopia"
+    differs = (await cc.comparer())(
+        person("ann@example.org", City="Turku"), told["ann@example.org"]
+    )
+    assert differs == {"City": ("Turku", 'Åbo, "A"')}
+
+
+async def test_an_export_waits_for_the_jobs_at_its_list(box: Handle, cc: ConstantContact) -> None:
+    """And jobs for it: the stand-in counts two at one list as a breach."""
+    box.set_limits(job_seconds=0.1)
+    async with adapter(box) as other:
+        await other.push(crowd(30, "news"))
+        told = await cc.export(N, None)
+        assert isinstance(told, Started)
+        assert set(told.receipt) == {"waits"}
+        assert len(await exported(cc)) == 30
+        begun = await cc.export(N, None)
+        assert isinstance(begun, Started)
+        waiting = await other.push(crowd(30, "news"))
+        assert {tuple(one.receipt) for one in waiting if isinstance(one, Started)} == {("later",)}
+
+
+async def test_an_export_that_fails_says_so(box: Handle, cc: ConstantContact) -> None:
+    box.set_limits(jobs_fail=1)
+    with pytest.raises(Indivisible, match="failed there"):
+        await exported(cc)
+    with pytest.raises(Transient, match="not kept"):
+        await cc.export(N, {"export": "a07gone", "looks": 0})
+    with pytest.raises(Indivisible):
+        await exported(cc, "999")
+
+
+async def test_a_lost_answer_to_an_export_is_no_doubt(box: Handle, cc: ConstantContact) -> None:
+    await cc.lists()
+    box.next_fault("cut_after", path="/ws/customers/syncd_sandbox/activities", method="POST")
+    with pytest.raises(Transient):
+        await exported(cc)
+    assert await exported(cc) == {}
+
+
+HEADINGS = ",".join(["Email Address", *ASKED])
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not even headings"),
+        (b"<html>sorry</html>", "column 'EMAIL ADDRESS' 0 times"),
+        (HEADINGS.replace(",CITY", "").encode(), "'CITY' 0 times"),
+        (f"{HEADINGS},city".encode(), "'CITY' 2 times"),
+        (f"{HEADINGS}\nann@x.org,A".encode(), "line 2 of the export is of another length"),
+        (f"{HEADINGS}\n{',' * len(ASKED)}x".encode(), "another length|no address"),
+        (f"{HEADINGS}\nann{',' * len(ASKED)}".encode(), "line 2 of the export holds no address"),
+        (f'{HEADINGS}\nann@x.org,"A'.encode(), "no table"),
+        (HEADINGS.encode("utf-16"), "no table"),
+    ],
+)
+def test_an_export_that_cannot_be_read_to_the_last_line_is_not_believed(
+    data: bytes, says: str
+) -> None:
+    with pytest.raises(Unintelligible, match=says) as caught:
+        rows(data)
+    assert "ann" not in str(caught.value)
+
+
 async def test_a_list_that_is_gone_cannot_be_scanned(cc: ConstantContact) -> None:
     with pytest.raises(Misconfigured) as told:
         [page async for page in cc.scan("999", None)]
@@ -1172,8 +1273,7 @@ async def test_opt_outs_are_read_with_their_time(box: Handle, cc: ConstantContac
     pages = [page async for page in cc.opt_outs(begun)]
     ours = next(one for page in pages for one in page if one.email == "p3@x.org")
     assert ours.evidence["OptOutSource"] == "ACTION_BY_CUSTOMER"
-    assert ours.occurred_at is not None
-    assert abs(datetime.now(UTC) - ours.occurred_at) < timedelta(seconds=1)  # not before our push
+    assert (ours.by_person, later[0].by_person, first[0].by_person) == (False, True, None)
     ahead = [one async for page in cc.opt_outs(begun + timedelta(hours=1)) for one in page]
     assert ahead == []
 

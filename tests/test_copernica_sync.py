@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import company as companies
 import orjson
 import pytest
 from cmdline import apply_example, environment, secret, syncd
@@ -228,3 +229,43 @@ async def test_the_annotated_destination_works_as_it_stands(
         for name in ("list_Newsletter", "list_VIP")
     ]
     assert members == [10, 2]
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_list_that_another_worker_renames_keeps_who_is_put_into_it(
+    database: str, pool: Pool, meanwhile: bool
+) -> None:
+    """A list is a field there, written by its name; what is written by another is dropped."""
+    async with companies.company(database, pool, ["copernica"], contacts=()) as at:
+        await companies.add(pool, "ann")
+        await at.backfill()
+        async with at.flows() as one, at.flows() as other:
+            flow, renames = one["copernica"], other["copernica"]
+            await pool.execute("update syncd.contact set last_name = 'B'")
+            await flow.look()
+            await flow.pump(until_empty=True)
+            await pool.execute("update syncd.list set name = 'Letter' where id = 'news'")
+            await companies.add(pool, "bob")
+            send = flow.push.adapter.push
+
+            async def push(changes: Any) -> Any:
+                flow.push.adapter.push = send
+                await renames.keep_lists()
+                return await send(changes)
+
+            if meanwhile:
+                await flow.planner.keyed_pass()
+                flow.push.adapter.push = push
+            else:
+                await renames.keep_lists()
+                await flow.planner.keyed_pass()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert at.boxes["copernica"].snapshot()["fields"].count("list_Letter") == 1
+        inside = [
+            one["fields"]["email"]
+            for one in at.boxes["copernica"].snapshot()["profiles"].values()
+            if one["fields"]["list_Letter"] == "1"
+        ]
+        assert sorted(inside) == ["ann@x.test", "bob@x.test"]
+        at.boxes["copernica"].state.ledger.violations.clear()  # of the request that came between

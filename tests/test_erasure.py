@@ -282,6 +282,30 @@ async def test_an_address_that_another_contact_keeps_is_left_to_it(
         assert any("contact zed has an address of the person too" in one for one in request.says)
 
 
+async def test_an_address_that_was_only_found_names_nobody_else(database: str, pool: Pool) -> None:
+    """Bob's old address was Cyd's for a while, and is nobody's now: she is not Bob, though the
+    provider still knows her there when she is deleted."""
+    async with company(database, pool, ["copernica"]) as at:
+        await at.backfill()
+        await pool.execute("update syncd.destination set paused = true")
+        await pool.execute("insert into syncd.erasure (contact_id) values ('bob')")
+        await pool.execute("delete from syncd.contact where id = 'bob'")
+        await pool.execute("update syncd.mirror set email = 'bob@x.test' where contact_id = 'cyd'")
+        await pool.execute("delete from syncd.contact where id = 'cyd'")
+        await pool.execute("update syncd.destination set paused = false")
+        async with at.flows() as flows:
+            for _ in range(2):
+                await flows["copernica"].erasures.plan()
+        await add(pool, "cyd")
+        pieces = await pool.fetch(
+            "select contact_id from syncd.erasing where contact_id is not null"
+        )
+        assert [row[0] for row in pieces] == ["bob"]
+        await at.backfill(quiet=False)
+        assert at.mailed("copernica", "cyd@x.test")
+        assert not at.mailed("copernica", "bob@x.test")
+
+
 # ── The request ─────────────────────────────────────────────────────────────────────────────
 
 

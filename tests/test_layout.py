@@ -82,7 +82,13 @@ def test_an_adapter_reaches_neither_database_nor_journal_nor_another_provider(pa
 
     assert not reaches(names, "asyncpg", "syncd.journal", "syncd.settings", "syncd.db", *others)
     assert {n for n in names if n.startswith("syncd.")} == reaches(
-        names, "syncd.model", "syncd.errors", "syncd.providers", "syncd.words", "syncd.redact"
+        names,
+        "syncd.model",
+        "syncd.errors",
+        "syncd.providers",
+        "syncd.words",
+        "syncd.redact",
+        "syncd.decoded",
     )
 
 
@@ -222,6 +228,34 @@ async def test_every_named_statement_fits_the_schema(database: str) -> None:
 
     assert faults == []
     assert len(named_statements()) > 100
+
+
+RUNS = {"execute", "executemany", "fetch", "fetchrow", "fetchval", "prepare", "cursor"}
+NO_QUERY = ("savepoint", "release", "rollback", "commit", "set local")
+
+
+def literal_statements() -> Iterator[tuple[str, str]]:
+    """(where, text) of each statement that stands in the code itself."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(ast.Attribute(attr=attr), [ast.Constant(str(text)), *_]):
+                    if attr in RUNS and not text.startswith(NO_QUERY):
+                        yield f"{name_of(path)}:{node.lineno}", text
+
+
+async def test_every_statement_in_the_code_fits_the_schema(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    faults = []
+    for where, text in literal_statements():
+        try:
+            await connection.prepare(text)
+        except asyncpg.PostgresError as error:
+            faults.append(f"{where}: {error}")
+    await connection.close()
+
+    assert faults == []
+    assert len(list(literal_statements())) > 20
 
 
 SHOP = """

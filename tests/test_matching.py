@@ -52,3 +52,14 @@ def test_of_doubles_the_first_is_kept_and_the_others_are_named() -> None:
     done = matcher().match(records, known(holders={"a@x.org": "new"}))
     assert done.owners == {"5": "new"}
     assert done.doubles == {"6": "5", "7": "5"}
+
+
+def test_a_record_that_another_add_took_up_is_not_whoever_left_it() -> None:
+    """ann has another address, and no list any more; bob was put where she had been, and the
+    provider put him on her record. Else he would be taken out of his lists as if he were her."""
+    ann = Mirrored("ann", "new@x.org", "absent", {"id": "5"}, (), True, True)
+    facts = known(ann, here("bob", "a@x.org", "5"))
+    facts = Known({"5": "ann"}, {}, facts.mirror, {}, {"a@x.org": "bob"})
+    assert matcher().match([Seen("5", "a@x.org", True)], facts).owners == {"5": "bob"}
+    alone = Known({"5": "ann"}, {}, {"ann": ann}, {}, {})
+    assert matcher().match([Seen("5", "a@x.org", True)], alone).owners == {"5": "ann"}

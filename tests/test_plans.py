@@ -44,7 +44,7 @@ def big_template(cluster: str, template: str) -> str:
     """A database of 200,000 contacts, last analysed when it was empty."""
     import asyncio
 
-    from conftest import named
+    from clusters import named
 
     async def make() -> None:
         admin = await asyncpg.connect(cluster)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from acme_lists import LISTS, Shop, shop
-from support import gone, rename
+from support import blocked, gone, holding, rename
 
 from syncd import control
 from syncd import flow as flows
@@ -856,6 +856,47 @@ async def test_a_list_that_was_deleted_there_asks_and_is_not_made_again_unasked(
         assert await flow.keep_lists()
         await flow.backfill()
         assert w.shelves.held() == {"NEWS": emails(crowd(4))}
+
+
+async def test_whoever_waited_is_answered_though_rows_were_locked_in_another_order(
+    pool: Pool,
+) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state, waits_for,"
+            " waits_since) select $1, x, 'upsert', 1, 'due', '{elsewhere}', now()"
+            " from unnest(array['ann', 'bob']) x", flow.destination.id,
+        )  # fmt: skip
+        lock = "select 1 from syncd.journal where contact_id = $1 for update"
+        async with holding(pool, lock, "bob") as connection:
+            answering = asyncio.create_task(flow.reading._ending.answer())
+            await blocked(pool)
+            await connection.execute(lock, "ann")
+        assert await answering == 2
+
+
+async def test_a_list_made_by_another_worker_while_one_looks_is_not_gone(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop(pool) as w:
+        await people(pool, news="ann")
+        flow, other = w.flow(w.hand), w.flow(w.hand)
+        read = flow.lists.adapter.lists
+
+        async def lists() -> Any:
+            there = await read()
+            assert await other.keep_lists()
+            return there
+
+        monkeypatch.setattr(flow.lists, "adapter", flow.lists.adapter)
+        flow.lists.adapter.lists = lists
+        assert await flow.lists.look() == {}
+        flow.lists.adapter.lists = read
+        assert (await states(pool))["news"][0] == "in step"
+        assert list((await flow.lists.look()).values()) == ["NEWS"]
+        assert (await states(pool))["news"][0] == "in step"
 
 
 async def test_a_list_renamed_there_is_renamed_back(pool: Pool) -> None:

@@ -452,6 +452,61 @@ async def test_what_a_job_must_not_be(client: Client, sandbox: Handle) -> None:
     ]  # fmt: skip
 
 
+def export(*columns: str, **changed: str) -> str:
+    told = {
+        "activityType": "EXPORT_CONTACTS", "fileType": "CSV", "exportOptDate": "false",
+        "exportOptSource": "false", "exportListName": "true", "sortBy": "EMAIL_ADDRESS",
+        "listId": f"{IDS}/lists/101", **changed,
+    }  # fmt: skip
+    return urlencode([*told.items(), *(("columns", one) for one in columns)])
+
+
+async def test_a_list_is_written_out(client: Client, sandbox: Handle) -> None:
+    for email in ("b@x.org", "a@x.org"):
+        sandbox.act("add", email=email, list=101)
+    sandbox.act("add", email="c@x.org", list=102)
+    sandbox.act("set_field", email="a@x.org", name="City", value='Rome, "RM"')
+    status, text = await client.call("POST", "/activities", export("CITY", "First Name"), FORM)
+    assert (status, "<FileName></FileName>" in text) == (201, True)
+    number = re.findall(r"/activities/(\w+)</id>", text)[0]
+    _, text = await client.call("GET", f"/activities/{number}")
+    assert "<Status>COMPLETE</Status>" in text
+    (name,) = re.findall(r"<FileName>[^<]*/activities/([^</]+)</FileName>", text)
+    status, text = await client.call("GET", f"/activities/{name}")
+    assert (status, text.splitlines()) == (
+        200,
+        [
+            "Email Address,City,First Name,exportListName",
+            'a@x.org,"Rome, ""RM""",,Newsletter',
+            "b@x.org,,,Newsletter",
+        ],
+    )
+    assert (await client.call("GET", "/activities/a07nope.csv"))[0] == 404
+    assert rules(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        export("NOTE"),
+        export("CITY", "CITY"),
+        export(fileType="XML"),
+        export(data="EMAIL ADDRESS"),
+        export(listId=f"{IDS}/lists/active"),
+    ],
+)
+async def test_what_an_export_must_not_be(client: Client, sandbox: Handle, form: str) -> None:
+    assert (await client.call("POST", "/activities", form, FORM))[0] == 400
+    assert rules(sandbox) in (["export"], ["list id"])
+
+
+async def test_an_export_has_its_list_alone(client: Client, sandbox: Handle) -> None:
+    sandbox.set_limits(job_seconds=60)
+    await client.call("POST", "/activities", export(), FORM)
+    await client.job("SV_ADD", "EMAIL ADDRESS\na@x.org\n", 101)
+    assert rules(sandbox) == ["two jobs at a list"]
+
+
 async def test_a_job_may_fail_as_a_whole(client: Client, sandbox: Handle) -> None:
     sandbox.set_limits(jobs_fail=1)
     for expected in ("ERROR", "COMPLETE"):

@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from acme_lists import Shop, shop
 from support import gone, move, rename
 from test_reading import crowd, emails, filled, once, opt_outs, people, scan, settle, until
 
-from syncd import control
+from syncd import control, sql
 from syncd import flow as flows
 from syncd.db import Pool
+from syncd.ending import Ending
 from syncd.errors import Fenced, ProviderError
 from syncd.flow import Flow
 from syncd.pages import Scan
@@ -358,6 +360,53 @@ async def test_who_lost_a_scan_to_another_worker_ends_it_no_more(pool: Pool) -> 
         with pytest.raises(Fenced):
             await flow.reading._ending.finish(mine)
         assert await missing(pool) == {}
+
+
+async def test_whoever_waits_is_told_though_the_worker_died_at_the_end_of_its_scan(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scan is over, so nobody would run it again; they waited a quarter of an hour."""
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await rename(pool, "ann", "B")
+        await w.hand.plan()
+        await once(flow)
+
+        async def lost(_: Ending) -> int:
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Ending, "answer", lost)
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                await flow.reading.step()
+        await w.hand.die()
+
+        other = w.flow(await w.another())
+        assert await other.reading.any_asked()
+        await other.reading.step()
+        assert await waiting(pool) == 0
+        assert not await other.reading.any_asked()
+
+
+async def test_nobody_waits_for_a_scan_that_was_never_asked_for(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that died between the two left them waiting for a quarter of an hour."""
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await rename(pool, "ann", "B")
+        await w.hand.plan()
+        with monkeypatch.context() as patch:
+            patch.setattr(sql.reading, "ask", "select 1 / 0 from (select $1::int, $2::text[]) q")
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                await once(flow)
+        assert await waiting(pool) == 0
+
+
+async def waiting(pool: Pool) -> int:
+    return int(await pool.fetchval("select count(waits_for) from syncd.journal"))
 
 
 async def begun(flow: Flow, list_key: str) -> Scan:

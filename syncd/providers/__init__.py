@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,10 +30,14 @@ from syncd.model import (
     Page,
     Request,
     Seen,
+    Started,
     Traits,
 )
 
 GROUP = "syncd.providers"
+
+
+Limit = Annotated[float, Field(ge=-(2**31), le=2**31 - 1, allow_inf_nan=False)]
 
 
 class Options(BaseModel):
@@ -44,7 +48,9 @@ class Options(BaseModel):
     base_url: str = ""
     allow_http: bool = False  # plain http to a host that is not loopback
     opt_out_scope: Literal["source", "destination"] = "source"
-    meters: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    meters: Mapping[str, Mapping[Literal["per_second", "in_flight", "per_day"], Limit]] = Field(
+        default_factory=dict
+    )
 
 
 class Credential(BaseModel):
@@ -320,6 +326,18 @@ class Compares(Protocol):
 class ReadsWhole(Protocol):
     async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
         """Read these contacts one by one, with everything that is told; None: not there."""
+        ...
+
+
+class ExportsLists(Protocol):
+    async def export(
+        self, list_id: str, receipt: Mapping[str, Any] | None
+    ) -> Started | Mapping[str, Mapping[str, Any]]:
+        """Have a remote list written out: `Started` while that lasts, to be asked again with its
+        receipt; then address → what `Seen.fields` would tell, as far as an export does.
+
+        Indivisible, Unintelligible: it cannot be had, or not be read.
+        """
         ...
 
 

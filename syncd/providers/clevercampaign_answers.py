@@ -14,6 +14,7 @@ from typing import Any, Literal
 import orjson
 from lxml import etree
 
+from syncd.decoded import decoded as decoded_json
 from syncd.errors import Ambiguous, Misconfigured, ProviderError, Transient, Unintelligible
 from syncd.model import Answer, Request
 from syncd.providers.clevercampaign_settings import CleverCampaignOptions
@@ -104,7 +105,7 @@ def decoded(answer: Answer) -> Any:
     if body.startswith(b"<") or ("xml" in declared and "json" not in declared):
         return _from_xml(body)
     try:
-        return orjson.loads(body)
+        return decoded_json(body)
     except orjson.JSONDecodeError:
         return UNREADABLE
 

@@ -147,12 +147,12 @@ class Put:
         return Applied(remote, tuple(work.lacking))
 
     async def _place(self, contact_id: str, fresh: bool) -> None:
-        """Both repeat without harm; who is known is put only into lists that are new to it."""
+        """Both repeat without harm; who is known is put only into lists that are new to it, or it
+        would be put back into one that it has left there."""
         work, was = self._work, self._work.change.was
         held = {} if was is None else was.lists
-        same = was is not None and was == self._want  # then somebody has forced it
         for ours, there in self._want.lists.items():
-            if fresh or same or work.change.doubtful or held.get(ours) != there:
+            if fresh or work.change.doubtful or held.get(ours) != there:
                 told = await work.calls.join(there, contact_id)
                 if told.kind not in ("done", "there"):
                     work.lacking.append(f"list:{ours} not joined: {told.text}")

@@ -286,7 +286,7 @@ class CleverTap(Ordinary):
         if record is None:
             return Found(None)
         no = OptedOut(evidence={"MSG-email": False}) if compare.flag(record) is False else None
-        return Found({**(change.remote or {}), "identity": own}, record.get("email"), no)
+        return Found({**(change.remote or {}), "identity": own}, record["email"] or None, no)
 
     async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
         """As `find`, with the properties; MSG-email where the account shows it."""
@@ -356,7 +356,9 @@ class CleverTap(Ordinary):
             told = answers.succeeded(answer)
             if records := told.get("records"):
                 yield records
-            cursor = told.get("next_cursor")
+            if (following := told.get("next_cursor")) == cursor:
+                raise Unintelligible("a page of events is said to be followed by itself")
+            cursor = following
 
     async def _cursor(self, query: Mapping[str, Any]) -> str:
         target, body = f"/1/events.json?batch_size={PAGE}", orjson.dumps(query)

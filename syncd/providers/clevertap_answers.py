@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote
 
 import orjson
 
+from syncd.decoded import decoded
 from syncd.errors import (
     Ambiguous,
     Indivisible,
@@ -70,7 +71,7 @@ def said(answer: Answer) -> str:
 def parsed(answer: Answer) -> Mapping[str, Any]:
     """The JSON object of an answer; Unintelligible if it is none."""
     try:
-        told = orjson.loads(answer.body)
+        told = decoded(answer.body)
     except orjson.JSONDecodeError:
         told = None
     if not isinstance(told, dict):
@@ -145,7 +146,11 @@ def profile(answer: Answer) -> Mapping[str, Any] | None:
     if answer.status >= 300 or (isinstance(code, int) and (code in (401, 403, 429) or code >= 500)):
         raise Unintelligible(f"neither a profile nor its absence: {said(answer)}"[:SHOWN])
     record = told.get("record")
-    return record if told.get("status") != "fail" and isinstance(record, dict) and record else None
+    if told.get("status") == "fail" or not isinstance(record, dict) or not record:
+        return None
+    if not isinstance(record.get("profileData") or {}, dict):
+        raise Unintelligible("the properties of a profile are not an object")
+    return {**record, "email": str(record.get("email") or "")}
 
 
 def identities(value: Any) -> Sequence[str]:
@@ -168,8 +173,10 @@ def cursor_of(text: Any) -> str:
 # ── Channel Unsubscribed: section 3.4 ───────────────────────────────────────────────────────
 
 
-def notices(records: Iterable[Any], now: datetime, seen: set[tuple[object, ...]]) -> list[Notice]:
+def notices(records: Any, now: datetime, seen: set[tuple[object, ...]]) -> list[Notice]:
     """One notice an identity; `seen` drops what the overlapping day brings a second time."""
+    if not isinstance(records, (list, tuple)):
+        raise Unintelligible("the events are not a list")
     fresh = []
     for record in records:
         if not isinstance(record, dict):
@@ -184,13 +191,12 @@ def notices(records: Iterable[Any], now: datetime, seen: set[tuple[object, ...]]
 def _noticed(
     record: Mapping[str, Any], now: datetime
 ) -> Iterator[tuple[Notice, tuple[object, ...]]]:
-    props = {
-        str(name).strip().lower(): value
-        for name, value in (record.get("event_props") or {}).items()
-    }
+    told, person = record.get("event_props") or {}, record.get("profile") or {}
+    if not isinstance(told, dict) or not isinstance(person, dict):
+        raise Unintelligible("an event has not the documented shape")
+    props = {str(name).strip().lower(): value for name, value in told.items()}
     if str(props.get("group") or "").strip():
         return  # narrower than all mail, and the same event reports a return to the group
-    person = record.get("profile") or {}
     named = str(props.get("identity") or "")
     email = named if "@" in named else person.get("email")
     ids: list[str | None] = [*identities(person.get("identity"))]

@@ -63,9 +63,9 @@ def _plain(name: str, value: Any) -> str:
 def _day(value: Any) -> str:
     """A birthday: `$D_` and an epoch, the epoch alone, or a date in words of its own."""
     text = str(value).removeprefix("$D_")
-    if re.fullmatch(r"-?[0-9]{1,13}", text):
-        return str(datetime.fromtimestamp(int(text), UTC).date())
     try:
+        if re.fullmatch(r"-?[0-9]{1,13}", text):
+            return str(datetime.fromtimestamp(int(text), UTC).date())
         return str(date.fromisoformat(text[:10]))
-    except ValueError:
+    except (ValueError, OverflowError):
         return text

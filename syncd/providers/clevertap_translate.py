@@ -23,6 +23,7 @@ SHAPED = frozenset(("Phone", "DOB"))  # what is not sent as it is
 MOST_NAMES = 255  # 256 an account, one of them holds the lists
 
 Mark = Literal["Unsubscribe", "Resubscribe"]
+LISTS = "Lists"  # the property that holds list ids, unless an option names another
 
 _FORBIDDEN = frozenset("%><!|&.:;$'\"\\#")
 _BLANKS = re.compile(r"[\t\r\n\v\f]+")
@@ -35,7 +36,7 @@ _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 class Rules:
     """What the options and the findings of an account change in the translation."""
 
-    lists_property: str = "Lists"
+    lists_property: str = LISTS
     country: str = ""  # default country code of phone numbers, digits
     marker: str | None = None
     delete_works: bool = False
@@ -65,14 +66,16 @@ class Draft:
 def drafted(change: Change, rules: Rules) -> Draft:
     """What one change asks of CleverTap. A fault found here costs no request."""
     if (record := plain(change, rules)) is not None:
-        return Draft(change, change.contact_id, records=[record])
+        made = Draft(change, change.contact_id, records=[record])
+        _remember_property(made, rules)
+        return made
     draft = Draft(change, identity_of(change))
     if fault := identity_fault(draft.identity):
         draft.outcome = Rejected(f"identity {fault}")
     elif change.verb is Verb.PUT:
         _put(draft, rules)
     elif change.verb is Verb.WITHDRAW:
-        _withdraw(draft, rules)
+        _withdraw(draft)
     else:
         draft.deletes = True
         if change.verb is Verb.ERASE and change.was and not email_fault(change.was.email):
@@ -177,6 +180,7 @@ def _put(draft: Draft, rules: Rules) -> None:
     draft.looks_first = was is None and (rules.adopts or not creates)
     _put_lists(draft, want, data, rules)
     _put_marker(draft, rules)
+    _remember_property(draft, rules)
 
 
 def _silences(change: Change, want: Person) -> bool:
@@ -190,12 +194,12 @@ def _silences(change: Change, want: Person) -> bool:
     )
 
 
-def _withdraw(draft: Draft, rules: Rules) -> None:
+def _withdraw(draft: Draft) -> None:
     """Stop mail on this profile; the address is left alone, for nobody said no."""
     was = draft.change.was
     data: dict[str, Any] = {"MSG-email": False}
     if was and was.lists:
-        data[rules.lists_property] = {"$remove": sorted(was.lists)}
+        data[_property_of(draft.change)] = {"$remove": sorted(was.lists)}
     draft.looks_first = was is None  # an upload would make the profile
     draft.records.append(_record(draft.identity, data))
 
@@ -263,6 +267,9 @@ def _put_lists(draft: Draft, want: Person, data: dict[str, Any], rules: Rules) -
     was, change = draft.change.was, draft.change
     had = was.lists if was else {}
     known = set() if change.doubtful or change.resubscribe else set(_kept(had)[0])
+    if had and (old := _property_of(change)) != rules.lists_property:  # they move house
+        data.setdefault(old, {"$remove": sorted(_kept(had)[0])})
+        had, known = {}, set()
     remove = sorted(set(had).difference(kept)) if had else ()
     add = [one for one in kept if one not in known] if known else kept
     draft.records.append(_record(draft.identity, data))
@@ -272,6 +279,17 @@ def _put_lists(draft: Draft, want: Person, data: dict[str, Any], rules: Rules) -
         draft.records.append(_record(draft.identity, {rules.lists_property: {"$add": add}}))
     elif add:
         data[rules.lists_property] = {"$add": add}
+
+
+def _property_of(change: Change) -> str:
+    """Where the contact's lists are by now; the usual place is not written down."""
+    return str((change.remote or {}).get("lists") or LISTS)
+
+
+def _remember_property(draft: Draft, rules: Rules) -> None:
+    if _property_of(draft.change) != rules.lists_property:
+        before = {**(draft.change.remote or {}), **(draft.remote or {})}
+        draft.remote = {**before, "lists": rules.lists_property}
 
 
 def _kept(lists: Mapping[str, str]) -> tuple[Sequence[str], Sequence[str]]:

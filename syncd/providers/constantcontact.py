@@ -2,7 +2,8 @@
 
 Sections quoted as (5) are the wire reference's. The other parts of this adapter: the challenge is
 in `constantcontact_digest`, documents in `_atom`, what a contact becomes in `_translate`, requests
-in `_calls`, one contact in `_single`, bulk jobs in `_jobs`, what an answer means in `_answers`.
+in `_calls`, one contact in `_single`, bulk jobs in `_jobs` and `_export`, what an answer means in
+`_answers`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from syncd.model import (
     Page,
     Request,
     Seen,
+    Started,
     Traits,
     Verb,
 )
@@ -44,6 +46,7 @@ from syncd.providers import constantcontact_lists as lists
 from syncd.providers.constantcontact_calls import FIRST_PAGE, METER, Calls
 from syncd.providers.constantcontact_calls import Person as Record
 from syncd.providers.constantcontact_digest import DigestState
+from syncd.providers.constantcontact_export import Exports
 from syncd.providers.constantcontact_jobs import Jobs, later, suits
 from syncd.providers.constantcontact_single import (
     BY_OWNER,
@@ -58,7 +61,6 @@ AT_ONCE = 4  # contacts looked after side by side; the meter decides how many re
 SINGLES = 24  # contacts one by one in a push: more, and progress would be kept too rarely
 MOST_LISTS = 100  # to be kept under (4)
 OVERLAP = timedelta(minutes=5)
-SETTLED_BY = timedelta(minutes=2)  # between a DELETE and our knowing of it
 BEGINNING = datetime(1990, 1, 1, tzinfo=UTC)
 
 
@@ -125,9 +127,11 @@ class ConstantContact(Ordinary):
             | Can.JOBS
             | Can.COMPARE
             | Can.WHOLE
+            | Can.EXPORT
         ),
         needs_list=True,
         page=50,
+        export_from=25,
         requests_per_batch=6.0,
         default_fields={
             "FirstName": "first_name",
@@ -152,6 +156,7 @@ class ConstantContact(Ordinary):
         self._calls = Calls(wire)
         self._rules = Rules(options.phone_as, options.state_as)
         self._jobs = Jobs(self._calls, self._rules, options.poll_seconds)
+        self._exports = Exports(self._calls, self._jobs, options.poll_seconds)
 
     @classmethod
     def base_url(cls, options: ConstantContactOptions) -> str:
@@ -304,7 +309,10 @@ class ConstantContact(Ordinary):
         told: Mapping[str, str] = {"Status": record.status}
         if with_time and (whole := await self._calls.contact(record.number)) is not None:
             told = evidence(whole)
-        return Notice(None, record.email, "unsubscribed", _occurred_at(told), None, told)
+        source = told.get("OptOutSource")
+        by_person = None if source is None else source != BY_OWNER
+        when = _occurred_at(told)
+        return Notice(None, record.email, "unsubscribed", when, None, told, by_person)
 
     async def scan(
         self, list_id: str | None, cursor: Mapping[str, Any] | None
@@ -348,6 +356,12 @@ class ConstantContact(Ordinary):
             evidence(whole),
             {name: whole.text(name) for name in LENGTHS},
         )
+
+    async def export(
+        self, list_id: str, receipt: Mapping[str, Any] | None
+    ) -> Started | Mapping[str, Mapping[str, Any]]:
+        """The only way to read fields of many; who is seen to differ is best read alone after."""
+        return await self._exports.step(list_id, receipt)
 
     async def comparer(self) -> Comparer:
         return partial(unlike, self._rules)
@@ -417,17 +431,12 @@ class ConstantContact(Ordinary):
 
 
 def _occurred_at(told: Mapping[str, str]) -> datetime | None:
-    """When the no was said. What the owner did may be our own DELETE, which we know of only a
-    little later: the time is the latest that it can mean, or it would seem to be somebody else's.
-    """
+    """When the no was said, if that is told."""
     try:
         moment = datetime.fromisoformat(told.get("OptOutTime", ""))
     except ValueError:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if told.get("OptOutSource") == BY_OWNER:
-        moment = min(moment + SETTLED_BY, max(moment, datetime.now(UTC)))
-    return moment
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _remedy(err: ProviderError) -> str:

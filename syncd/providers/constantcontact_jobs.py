@@ -112,12 +112,10 @@ class Jobs:
         self, changes: Sequence[Change], kind: str, lists: Mapping[int, frozenset[str]]
     ) -> Outcomes:
         before = await self._calls.recent()
-        running = {one for one, still in before.items() if still}
-        self._running = {n: taken for n, taken in self._running.items() if n in running}
-        if running - self._running.keys():  # another process's: which lists it has nobody tells
+        busy = self._taken(before)
+        if busy is None:
             return dict.fromkeys(lists, later(self._poll))
         found, overlap = plans(kind, lists)
-        busy = {one for taken in self._running.values() for one in taken}
         if overlap:
             if busy & {one for plan in found for one in plan.lists}:
                 return dict.fromkeys(lists, later(self._poll))
@@ -130,6 +128,27 @@ class Jobs:
             done |= await self._begin_one(changes, plan, before, any(map(is_job, done.values())))
             busy |= plan.lists
         return done
+
+    def _taken(self, recent: Mapping[str, bool]) -> set[str] | None:
+        """Lists that have a job by now. None: another process has one, of whose lists nobody
+        tells."""
+        running = {one for one, still in recent.items() if still}
+        self._running = {n: taken for n, taken in self._running.items() if n in running}
+        if running - self._running.keys():
+            return None
+        return {one for taken in self._running.values() for one in taken}
+
+    async def is_free(self, lists: frozenset[str]) -> bool:
+        """Whether a job may be begun at these lists."""
+        busy = self._taken(await self._calls.recent())
+        return busy is not None and not busy & lists
+
+    def keep(self, number: str, lists: frozenset[str]) -> None:
+        """This job runs."""
+        self._running[number] = lists
+
+    def forget(self, number: str) -> None:
+        self._running.pop(number, None)
 
     async def _begin_all(
         self, changes: Sequence[Change], found: Sequence[Plan], before: dict[str, bool]
@@ -193,7 +212,7 @@ class Jobs:
                 raise
             raise Transient(f"{err.reason}; the job was not begun", status=err.status) from None
         before[number] = True
-        self._running[number] = plan.lists
+        self.keep(number, plan.lists)
         return number
 
     # ── Looking after them ──────────────────────────────────────────────────────────────────
@@ -217,7 +236,7 @@ class Jobs:
                 wait = min(LONGEST_POLL, self._poll * 2 ** min(looks, 10))
                 return [Started(still, wait)] * len(changes)
             left = [one for one in left if one != number]
-            self._running.pop(number, None)
+            self.forget(number)
             failed |= job.status == "ERROR"
             errors |= job.errors
         if failed:

@@ -176,6 +176,7 @@ class Copernica(Ordinary):
             "country": "country",
             "birth_date": "birth_date",
         },
+        lists_by_name=True,
         scans="account",
         whole_pages=True,
     )
@@ -408,7 +409,8 @@ def _notice(database: Database, one: answers.Profile) -> Notice | None:
     if no is None:
         return None
     contact, email = database.contact(one), one.get(database.email) or None
-    return Notice(contact, email, "unsubscribed", no.occurred_at, None, evidence(one))
+    told = evidence(one)  # what we turn off ourselves bears our mark
+    return Notice(contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True)
 
 
 def _remedy(err: ProviderError) -> str:

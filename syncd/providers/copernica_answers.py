@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import orjson
 
+from syncd.decoded import decoded
 from syncd.errors import Ambiguous, Indivisible, Misconfigured, ProviderError, Refused, Transient
 from syncd.model import Answer, Request
 from syncd.redact import SHOWN, redacted
@@ -28,7 +28,8 @@ OURS = (
     "failed to get the field",
 )
 _ELEMENT = re.compile(r"invalid request, element \d+ is missing in '.*' path")
-_LAST_NUMBER = re.compile(r"/(\d+)/?$")
+_NUMBER = re.compile(r"[0-9]{1,20}")
+_LAST_NUMBER = re.compile(r"/([0-9]{1,20})/?$")
 _DONE = (200, 201, 202, 204, 302, 303)
 
 Kind = Literal["done", "gone", "refused"]
@@ -93,7 +94,7 @@ def _parsed(body: bytes) -> Any:
     if not body.strip():
         return _NOTHING
     try:
-        return orjson.loads(body)
+        return decoded(body)
     except orjson.JSONDecodeError:
         return _UNREADABLE
 
@@ -135,9 +136,9 @@ def written(answer: Answer) -> Told:
 
 def _created(headers: Mapping[str, str]) -> str | None:
     """`X-Created` first, then the last part of a location's path."""
-    if (told := headers.get("x-created", "").strip()).isdigit():
+    if is_number(told := headers.get("x-created", "").strip()):
         return told
-    found = _LAST_NUMBER.search(urlsplit(headers.get("x-location", "")).path)
+    found = _LAST_NUMBER.search(headers.get("x-location", "").partition("?")[0].partition("#")[0])
     return found[1] if found else None
 
 
@@ -169,9 +170,21 @@ def identity(told: Any) -> tuple[str, str]:
     return number, "".join(one for one in both if one.isprintable())[:SHOWN]
 
 
+def is_number(text: str) -> bool:
+    """Whether it may be an id."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def shaped(told: Any, *names: str) -> Mapping[str, Any]:
+    """An object that has these members. Transient if it is none: a read that may be repeated."""
+    if not isinstance(told, Mapping) or not all(name in told for name in names):
+        raise Transient("an object has not the documented shape")
+    return told
+
+
 def profile(told: Any) -> Profile:
     """A profile object; a deleted one has every field empty, or says when it was removed."""
-    if not isinstance(told, Mapping) or not str(told.get("ID") or told.get("id") or "").isdigit():
+    if not isinstance(told, Mapping) or not is_number(str(told.get("ID") or told.get("id") or "")):
         raise Transient("a profile has not the documented shape")
     raw, interests = told.get("fields"), told.get("interests")
     fields = {str(k): _text(v) for k, v in raw.items()} if isinstance(raw, Mapping) else {}
@@ -202,4 +215,5 @@ def page(told: Any) -> tuple[Sequence[Any], int, int | None]:
     if not isinstance(rows, list):
         raise Transient("a page has not the documented shape")
     limit, total = told.get("limit"), told.get("total")
-    return rows, int(limit or len(rows) or 1), None if total is None else int(total)
+    most = int(limit) if is_number(str(limit)) else 0
+    return rows, most or len(rows) or 1, int(total) if is_number(str(total)) else None

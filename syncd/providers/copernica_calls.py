@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
-from syncd.errors import Indivisible, ProviderError
+from syncd.errors import Indivisible, ProviderError, Transient
 from syncd.model import Request
 from syncd.providers import Wire
 from syncd.providers.copernica_answers import Profile, Told, page, profile, read, written
@@ -87,6 +87,8 @@ class Calls:
         while True:
             target = f"{path}?start={len(found)}&limit={self.most_rows}&total=false"
             some, limit, _ = page(await self.must_get(target))
+            if some and some == found[-len(some) :]:
+                raise Transient("a page is followed by itself")
             found += some
             if len(some) < limit or not some:
                 return found
@@ -115,7 +117,9 @@ class Calls:
             found = await self._page(self.most_rows, above)
             if not found:
                 return
-            start = max(int(one.id) for one in found)
+            if (last := max(int(one.id) for one in found)) <= start:
+                raise Transient("pages do not go on above the last id")
+            start = last
             yield found
 
     async def _page(self, limit: int, conditions: Sequence[str]) -> Sequence[Profile]:

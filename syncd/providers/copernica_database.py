@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncd.errors import Indivisible, Misconfigured, Unintelligible
-from syncd.providers.copernica_answers import Profile, page
+from syncd.errors import Indivisible, Misconfigured, Transient, Unintelligible
+from syncd.providers.copernica_answers import Profile, is_number, page, shaped
 from syncd.providers.copernica_calls import Calls
 from syncd.providers.copernica_translate import LONGEST_KEY, Field, contact_of, field_of
 
@@ -185,11 +185,13 @@ class Place:
 
     async def _read(self) -> Database:
         calls, ours = self.calls, self.ours
-        told = await calls.must_get(calls.base)
-        calls.database = str(told["ID"])
+        told = shaped(await calls.must_get(calls.base), "ID")
+        if not is_number(number := str(told["ID"])):
+            raise Transient("the database does not tell its id")
+        calls.database = number
         rows = await self._whole(told, "fields")
         fields = {one.name: one for one in map(field_of, rows)}
-        behaviour = await calls.must_get(f"{calls.base}/unsubscribe")
+        behaviour = shaped(await calls.must_get(f"{calls.base}/unsubscribe"))
         values = behaviour.get("fields")
         spelt = {name.lower(): name for name in fields}
         off = values.items() if isinstance(values, Mapping) else ()
@@ -199,6 +201,7 @@ class Place:
             lists = {f.id: f.name for f in fields.values() if f.name.lower().startswith(start)}
         else:
             for row in await self._whole(told, "interests"):
+                row = shaped(row, "ID", "name")
                 name, group = str(row["name"]), str(row.get("group") or "")
                 if group == ours.group:
                     lists[str(row["ID"])] = name

@@ -117,12 +117,17 @@ class Errand:
         return fields
 
     def _members(self, database: Database) -> dict[str, int]:
-        """Remote list id → in it (1) or not (0), of those that the change is about."""
+        """Remote list id → in it (1) or not (0), of those that the change is about.
+
+        A list that the contact was in and stays in is not written: it may have left it there.
+        """
         change = self._change
-        want = change.want
+        want, was = change.want, change.was
         on = set(want.lists.values()) if want is not None and want.subscribed else set()
-        known = {*on, *(want.lists.values() if want else ())}
-        known |= set(change.was.lists.values()) if change.was is not None else set()
+        before = set(was.lists.values()) if was is not None else set()
+        known = {*on, *(want.lists.values() if want else ()), *before}
+        if want is not None and was is not None and not change.doubtful:
+            known -= on & before if was.subscribed else set()
         return {one: int(one in on) for one in sorted(known) if one in database.lists}
 
     @staticmethod
@@ -145,22 +150,14 @@ class Errand:
         return Applied({"id": number}, tuple(self._lacking))
 
     async def _switch(self, database: Database, number: str) -> Outcome | None:
-        members, change = self._members(database), self._change
-        if database.ours.prefix is not None or not members or not self._moved(change):
+        members = self._members(database)
+        if database.ours.prefix is not None or not members:
             return None
         named = {database.lists[one]: on for one, on in members.items()}
         told = await self._calls.switch(number, named)
         outcome = self._judged(told, number)
         self._applied = self._applied or outcome is None
         return outcome
-
-    @staticmethod
-    def _moved(change: Change) -> bool:
-        """Whether memberships may differ from what is there."""
-        was, want = change.was, change.want
-        if was is None or want is None or change.doubtful:
-            return True
-        return was.lists != want.lists or was.subscribed != want.subscribed
 
     def _judged(self, told: Told, number: str) -> Outcome | None:
         """None: it was done."""

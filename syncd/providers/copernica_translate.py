@@ -16,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from syncd.model import Differences, Person, Value
+from syncd.providers.copernica_answers import is_number, shaped
 from syncd.providers.copernica_calls import OPERATORS
 
 ZONE = ZoneInfo("Europe/Amsterdam")  # observed: clocks have no zone (4)
@@ -55,8 +56,9 @@ class Field:
 
 def field_of(row: Mapping[str, Any]) -> Field:
     """A field's object. The choices of a select are lines; `*` marks the default."""
-    value, kind = str(row.get("value") or ""), str(row.get("type") or "")
-    length = int(str(row.get("length") or 0) or 0)
+    row = shaped(row, "ID", "name")
+    value, kind, longest = (str(row.get(name) or "") for name in ("value", "type", "length"))
+    length = int(longest) if is_number(longest) else 0
     if kind != "select":
         return Field(str(row["ID"]), str(row["name"]), kind, length, value)
     lines = [one.strip() for one in value.splitlines()]

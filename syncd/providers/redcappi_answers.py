@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
+from syncd.decoded import decoded
 from syncd.errors import Ambiguous, Misconfigured, ProviderError, Refused, Transient, Unintelligible
 from syncd.model import Answer, Request
 from syncd.redact import SHOWN, redacted
@@ -80,14 +81,14 @@ def _parsed(body: bytes) -> Any:
     if not body.strip():
         return ""
     try:
-        return orjson.loads(body)
+        return decoded(body)
     except orjson.JSONDecodeError:
         return _UNREADABLE
 
 
 def _status(answer: Answer, body: Any) -> int:
     code = body.get("code") if isinstance(body, dict) else None
-    if isinstance(code, str) and code.isascii() and code.isdigit():
+    if isinstance(code, str) and len(code) <= 3 and code.isascii() and code.isdigit():
         code = int(code)
     return code if isinstance(code, int) and 100 <= code < 600 else answer.status
 

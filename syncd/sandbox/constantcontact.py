@@ -70,6 +70,7 @@ class Limits(Options):
     job_rows: int = 20_000
     job_bytes: int = 4_000_000
     jobs_fail: int = 0  # so many jobs, the next ones, end in ERROR
+    headings: Literal["asked", "title"] = "title"  # how an export spells its columns
     poison: list[str] = Field(default_factory=list)  # a job with one of these ends in ERROR
     refused: list[str] = Field(default_factory=list)  # addresses that are no addresses there
     most_contacts: int | None = None
@@ -107,6 +108,7 @@ class ConstantContact(StandIn):
             ("GET", r"/activities", self.jobs.page),
             ("POST", r"/activities", self.jobs.begin),
             ("GET", rf"/activities/{number}", self.jobs.one),
+            ("GET", rf"/activities/({number[1:-1]}\.(?:csv|txt))", self.jobs.file),
         ]
         self.routes = [(method, re.compile(path), do) for method, path, do in table]
 

@@ -89,6 +89,8 @@ class Job:
     status: str = "PENDING"
     inserted: str = field(default_factory=lambda: stamp(now()))
     errors: list[tuple[int, str, str]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # of an export, and what else it was told
+    told: dict[str, str] = field(default_factory=dict)
     file: bytes = b""
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from syncd.sandbox import constantcontact_atom as atom
+from syncd.sandbox import constantcontact_exports as exports
 from syncd.sandbox.call import Answer, Call
 from syncd.sandbox.constantcontact_account import LONGEST, OPTED_OUT, Contact, Job, Refused, normal
 from syncd.sandbox.constantcontact_atom import tag
@@ -54,8 +55,14 @@ class Jobs:
             raise Refused(404, "Error 404: Not Found")
         return self.account.document(self._shown(self.account.data.jobs[number]))
 
+    def file(self, _call: Call, _apply: bool, name: str) -> Answer:
+        self.work()
+        return exports.file(self.account, name)
+
     def _shown(self, job: Job, *, alone: bool = True) -> str:
-        told = tag("Type", job.kind) + tag("Status", job.status) + tag("FileName", "")
+        ending = job.told.get("fileType", "").lower()
+        name = self.account.uri("activities", f"{job.id}.{ending}") if job.file else ""
+        told = tag("Type", job.kind) + tag("Status", job.status) + tag("FileName", name)
         if alone:
             told += "<Errors>"
             for line, email, text in job.errors:
@@ -77,6 +84,8 @@ class Jobs:
             self.account.ledger.violate(call, "content type", kind)
             raise Refused(415, "Error 415: Unsupported Media Type")
         pairs = parse_qsl(call.body.decode("ascii"), keep_blank_values=True)
+        if ("activityType", exports.EXPORT) in pairs:
+            return self._export(call, apply, pairs)
         form = {name: value for name, value in pairs if name != "lists"}
         wanted = {"activityType"} if form.get("activityType") == CLEAR else {"activityType", "data"}
         if set(form) != wanted or form["activityType"] not in (*ADDS, REMOVE, CLEAR):
@@ -94,6 +103,21 @@ class Jobs:
         job = data.add_job(form["activityType"], lists, rows, form.get("data", ""),
                            limits.job_seconds)  # fmt: skip
         self.account.note(call.number, "job", job=job.id, type=job.kind, rows=len(rows))
+        location = {"Location": self.account.uri("activities", job.id)}
+        return self.account.document(self._shown(job), 201, location)
+
+    def _export(self, call: Call, apply: bool, pairs: list[tuple[str, str]]) -> Answer:
+        """It changes nothing, and yet a list has one job at a time."""
+        columns = exports.columns_of(self.account, call, pairs, COLUMNS)
+        told = dict(pairs)
+        lists = (self._list(call, told["listId"]),)
+        self._fits(call, lists, [])
+        if not apply:
+            return self.account.document("<entry/>", 201)
+        wait = self.account.limits.job_seconds
+        job = self.account.data.add_job(exports.EXPORT, lists, [], "", wait)
+        job.columns, job.told = columns, told
+        self.account.note(call.number, "job", job=job.id, type=job.kind, rows=0)
         location = {"Location": self.account.uri("activities", job.id)}
         return self.account.document(self._shown(job), 201, location)
 
@@ -157,6 +181,8 @@ class Jobs:
             limits.jobs_fail = max(limits.jobs_fail - 1, 0)
             job.status = "ERROR"
             return
+        if job.kind == exports.EXPORT:
+            job.file = exports.written(self.account, job, COLUMNS)
         row_of: Callable[[Job, dict[str, str]], str] = (
             self._remove if job.kind == REMOVE else self._add
         )

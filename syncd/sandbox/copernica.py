@@ -268,6 +268,7 @@ class Copernica(StandIn):
         return {
             "profiles": {one.id: self._shown(one) for one in data.profiles.values()},
             "fields": [one.name for one in data.columns.values()],
+            "columns": {one.id: one.name for one in data.columns.values()},
             "interests": {n: {"name": a, "group": b} for n, (a, b) in data.interests.items()},
             "duplicates": data.duplicates("sync_id") + data.duplicates("email"),
             "resubscribed": data.turned_on,

@@ -83,6 +83,10 @@ class Desk:
         except Exception as err:  # a hole in the stand-in must be seen, not retried for ever
             stand_in.ledger.violate(call, "sandbox broke", repr(err))
             raise
+        stand_in.note_records(
+            call.number, call.at, method=call.method, path=call.path, status=answer.status,
+            fault=fault.kind, alive=call.alive(),
+        )  # fmt: skip
         if fault.wait_after:
             await asyncio.sleep(fault.wait_after)
         return spoilt(stand_in, call, answer, fault)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, ClassVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from syncd.sandbox.call import Answer, Call
@@ -27,6 +28,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     keep_history: bool = True
+    keep_records: bool = False  # into the history, too: every request, and what it made of whom
 
 
 class Ledger:
@@ -60,6 +62,7 @@ class StandIn(ABC):
         self.faults = Faults()
         self.ledger = Ledger()
         self.meters = Meters()
+        self._records: dict[str, bytes] = {}  # as they were when last looked at
         self.clear()
 
     @abstractmethod
@@ -97,6 +100,7 @@ class StandIn(ABC):
     def reset(self, faults: bool = False, limits: bool = False) -> None:
         """Forget data and counts; on request also faults and limits."""
         self.ledger, self.meters = Ledger(), Meters()
+        self._records = {}
         self.faults.struck.clear()
         if faults:
             self.faults.set({})
@@ -109,6 +113,24 @@ class StandIn(ABC):
         if self.limits.keep_history:
             entry = {"request": number, "at": time.time(), "what": what, **facts}
             self.ledger.history.append(entry)
+
+    def note_records(self, number: int, began: float, **facts: Any) -> None:
+        """Append the request, and every record that it left other than it was (None: gone).
+
+        began: when it arrived; an entry's `at` is when it was applied. Number 0: a person's deed.
+        """
+        if not self.limits.keep_records:
+            return
+        self.note(number, "request", began=began, **facts)
+        there = {
+            str(key): orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS)
+            for key, record in self.held()["profiles"].items()
+        }
+        for key in sorted(there.keys() | self._records.keys()):
+            if there.get(key) != self._records.get(key):
+                now = orjson.loads(there.get(key, b"null"))
+                self.note(number, "record", began=began, record=key, now=now)
+        self._records = there
 
     def snapshot(self, profiles: bool = True) -> dict[str, Any]:
         """GET /_state; without *profiles* it stays small however much is held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from support import blocked, gone, holding, move, put, rename, world
 
 from syncd import control
 from syncd.db import Pool
-from syncd.model import Can, Key
+from syncd.model import Can, Key, Notice
 
 FIND = Can.FIND
 REMOTE: Key = "remote id"
@@ -263,6 +264,44 @@ async def test_a_push_that_turns_mail_on_looks_first(pool: Pool) -> None:
 
         assert w.acme.mailed() == {}
         assert await pool.fetchval("select kind from syncd.opt_out") == "complained"
+
+
+async def test_an_event_told_again_of_a_contact_is_no_younger_than_it_was(pool: Pool) -> None:
+    """9f: first the address alone was told, then whose it is; where the moment can only be
+    guessed, each reading guesses a later one. Consent was given between the two readings."""
+    async with world(pool, REMOTE, READS) as w:
+        event = Notice(None, "ann@x.test", "unsubscribed", datetime.now(UTC), None, {"ts": "1"})
+        assert await w.hand.reader.note([event])
+        await put(pool, "ann")
+        await pool.execute("update syncd.contact set consented_at = clock_timestamp()")
+        await w.hand.drain()
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+        await w.hand.reader.note([replace(event, contact_id="ann", occurred_at=datetime.now(UTC))])
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+        assert (await w.hand.mirror())["ann"]["subscribed"]
+
+
+async def test_a_no_met_just_before_a_look_up_that_fails_is_settled_once(pool: Pool) -> None:
+    """9f: of two who are to be mailed again one has just said no, and the other is looked up."""
+    async with world(pool, REMOTE, READS) as w:
+        await put(pool, "ann", "bob")
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set subscribed = false")
+        await w.hand.drain()
+        at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+        w.acme.notices = [
+            {"contact_id": "ann", "email": "ann@x.test", "kind": "complained", "at": at}
+        ]
+        await pool.execute("update syncd.contact set subscribed = true")
+        await w.hand.plan()
+        w.acme.faults.append(503)
+        await w.hand.step()
+        assert not w.acme.faults
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"bob@x.test": "A"}
 
 
 @pytest.mark.parametrize("newer", [True, False])

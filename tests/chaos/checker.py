@@ -1,0 +1,254 @@
+"""Holds what the providers wrote down against what the source said when. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import leaks
+import orjson
+
+from .evidence import At, Evidence, Finding, No, Version
+from .final import differences
+
+WINDOW = 5.0  # seconds over which a rate is looked at
+HICCUP = 1.5  # seconds that a busy machine may bunch what was sent evenly
+WAKES = 1.0  # seconds after SIGCONT within which what stood ready to be sent leaves
+
+
+class Verdict:
+    """Findings, and what the promises name as residues, counted."""
+
+    def __init__(self, seen: Evidence) -> None:
+        self.seen = seen
+        self.residues: Counter[str] = Counter()
+        self.noes = [no for no in seen.noes if self._is_told(no)]
+        self.late = {no for at in seen.shops for no in self._late(at)}
+        self.findings = sorted({
+            *(found for at in seen.shops for found in self._of(at)),
+            *_unsettled(seen), *_unexplained(seen), *_leaks(seen), *_deadlocks(seen),
+            *(Finding("died", "", says) for says in seen.deaths),
+        })  # fmt: skip
+
+    def _of(self, at: At) -> Iterator[Finding]:
+        yield from self._stale(at)
+        yield from self._resubscribed(at)
+        yield from doubled(at)
+        yield from limits(at)
+        yield from differences(at, self.seen, [no for no in self.noes if no not in self.late])
+
+    # ── Older after newer ───────────────────────────────────────────────────────────────────
+
+    def _stale(self, at: At) -> Iterator[Finding]:
+        """A record was given older data of a contact than were there, anywhere, before."""
+        owners = {one.number: one.contact for one in self.seen.versions if one.email is not None}
+        newest: dict[str, tuple[int, float]] = {}
+        last: dict[str, int | None] = {}
+        senders = {one.number: one for one in at.requests}
+        for one in at.became:
+            number = one.now.version if one.now else None
+            before, last[one.key] = last.get(one.key), number
+            if number is None or number == before or one.request == 0:
+                continue
+            owner = owners.get(number)
+            if owner is None:
+                yield Finding("unknown data", at.name, f"V{number} was never committed: {one}")
+                continue
+            known, when = newest.get(owner, (0, 0.0))
+            if number >= known:
+                newest[owner] = number, one.at
+                continue
+            sent = senders.get(one.request)
+            if self._woke(one.began):
+                self.residues["stale: sent by a process that woke past its lease"] += 1
+            elif one.now is not None and not one.now.mailable:
+                self.residues["stale: old data of somebody whose mail was turned off"] += 1
+            elif one.at - one.began >= self.seen.timeout:
+                self.residues["stale: applied after the request timeout"] += 1
+            else:
+                yield Finding(
+                    "stale", at.name,
+                    f"{owner} V{number} at {one.at:.3f} (arrived {one.began:.3f}) after V{known}"
+                    f" at {when:.3f}: {sent}",
+                )  # fmt: skip
+
+    def _woke(self, arrived: float) -> bool:
+        return any(until <= arrived <= until + WAKES for _, until in self.seen.stops)
+
+    # ── A no ────────────────────────────────────────────────────────────────────────────────
+
+    def _resubscribed(self, at: At) -> Iterator[Finding]:
+        """Mail was turned on at an address after its no, without newer consent."""
+        mails: dict[str, bool] = {}
+        emails: dict[str, str] = {}
+        for one in at.became:
+            before, mails[one.key] = mails.get(one.key), bool(one.now and one.now.mailable)
+            was, emails[one.key] = emails.get(one.key), one.now.email if one.now else ""
+            if one.now is None or not one.now.mailable or one.request == 0:
+                continue
+            if before and was == one.now.email:
+                continue
+            no = self._binding(one.now.email, one.now.version, one.at, at.name)
+            if no is None:
+                continue
+            if self._within_our_request(no, one.began):
+                self.residues["resubscribed: the no came within our own request"] += 1
+            else:
+                yield Finding(
+                    "resubscribed", at.name,
+                    f"{one.now.email} (V{one.now.version}) at {one.at:.3f}, no at {no.at:.3f}",
+                )  # fmt: skip
+
+    def _is_told(self, no: No) -> bool:
+        """Whether anybody can learn of it, and whose it is; the other noes are counted."""
+        if no.silent:
+            self.residues["a no that the provider cannot tell"] += 1
+            return False
+        last: dict[str, Version] = {}
+        for one in self.seen.versions:
+            if one.at <= no.at:
+                last[one.contact] = one
+        owner = next((v.contact for v in self.seen.versions if v.number == no.version), None)
+        if no.version is None or owner not in last or last[owner].email != no.email:
+            self.residues["a no at a record that was somebody else's by then"] += 1
+            return False
+        return True
+
+    def _binding(self, email: str, version: int | None, now: float, shop: str) -> No | None:
+        """The last no said there at this address that no consent known by *now* has ended."""
+        said = [no for no in self.noes
+                if no.email == email and no.shop == shop and no.at < now]  # fmt: skip
+        holders = {one.contact for one in self.seen.versions
+                   if one.email == email or one.number == version}  # fmt: skip
+        consents = [one.consented for one in self.seen.versions
+                    if one.contact in holders and one.consented and one.at <= now + 0.001]  # fmt: skip
+        return next((no for no in reversed(said) if not any(c > no.at for c in consents)), None)
+
+    def _within_our_request(self, no: No, began: float) -> bool:
+        """A push looks before it turns mail on: the no came after the look, before the write."""
+        return no.at >= began - self.seen.timeout
+
+    def _late(self, at: At) -> set[No]:
+        """Noes that a request of ours, on its way already, wrote over: nobody can know them."""
+        return {
+            no
+            for no in self.noes
+            if no.shop == at.name
+            and any(
+                one.request and one.now and one.now.mailable and one.now.email == no.email
+                and no.at <= one.at and self._within_our_request(no, one.began)
+                for one in at.became
+            )
+        }  # fmt: skip
+
+
+# ── Twice ───────────────────────────────────────────────────────────────────────────────────
+
+
+def doubled(at: At) -> Iterator[Finding]:
+    """More than one record of one person in the end, or ever by the stand-in's own count."""
+    mailed = Counter(one.email for one in at.held.values() if one.mailable and one.email)
+    for email, n in mailed.items():
+        if n > 1:
+            yield Finding("double", at.name, f"{n} records are mailed at {email}")
+    for one in at.doubles:
+        yield Finding("double", at.name, f"the stand-in says: {one}")
+
+
+# ── Limits ──────────────────────────────────────────────────────────────────────────────────
+
+
+def limits(at: At) -> Iterator[Finding]:
+    for one in at.violations:
+        yield Finding("violation", at.name, f"{one['rule']}: {one['detail']} {one.get('path', '')}")
+    if at.in_flight is not None and at.in_flight_max > at.in_flight:
+        yield Finding("in flight", at.name, f"{at.in_flight_max} at once, {at.in_flight} allowed")
+    if at.per_day is not None and len(at.requests) > at.per_day:
+        yield Finding("quota", at.name, f"{len(at.requests)} requests, {at.per_day} a day allowed")
+    if at.per_second is not None:
+        yield from _paced(at, at.per_second)
+
+
+def _paced(at: At, rate: float) -> Iterator[Finding]:
+    times = sorted(one.began for one in at.requests)
+    most = rate * (WINDOW + HICCUP) + (at.in_flight or 10)
+    for n, first in enumerate(times):
+        inside = bisect_left(times, first + WINDOW) - n
+        if inside > most:
+            yield Finding("rate", at.name, f"{inside} within {WINDOW:g} s, {rate:g} a second")
+            return
+
+
+# ── The rest ────────────────────────────────────────────────────────────────────────────────
+
+EXPLAINED = (
+    re.compile(r"cannot be (re)?subscribed|opted out|unsubscribed", re.IGNORECASE),
+)
+"""What a contact may be rejected for, where all its data are in order."""
+
+
+def _unsettled(seen: Evidence) -> Iterator[Finding]:
+    if seen.unsettled:
+        yield Finding("unsettled", "", seen.unsettled)
+
+
+def _unexplained(seen: Evidence) -> Iterator[Finding]:
+    """A row that is left, and is not 'rejected' for a reason that such a source can give."""
+    for row in seen.journal:
+        if row.state == "rejected" and any(one.search(row.why) for one in EXPLAINED):
+            continue
+        yield Finding("journal", row.shop, f"{row.contact} is {row.state}: {row.why}")
+
+
+def _leaks(seen: Evidence) -> Iterator[Finding]:
+    for name, text in seen.logs.items():
+        for one in sorted(set(leaks.ADDRESS.findall(text))):
+            yield Finding("leak", "", f"{name} logged an address: {one}")
+        for secret in seen.secrets:
+            if secret in text:
+                yield Finding("leak", "", f"{name} logged a secret")
+        if "Traceback" in text:
+            yield Finding("traceback", "", f"{name}: {_around(text, 'Traceback')}")
+        for line in text.splitlines(keepends=True):
+            if line.endswith("\n") and not _is_record(line):
+                yield Finding("log", "", f"{name}: no JSON: {line[:300]}")
+
+
+def _around(text: str, word: str) -> str:
+    at = text.index(word)
+    return text[max(0, at - 300) : at + 2500]
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _deadlocks(seen: Evidence) -> Iterator[Finding]:
+    lines = seen.server_log.splitlines()
+    for n, line in enumerate(lines):
+        if "deadlock detected" in line:
+            yield Finding("deadlock", "", " | ".join(lines[n : n + 12])[:1500])
+        if "PANIC" in line or "TRAP:" in line:
+            yield Finding("server", "", line)
+    for secret in seen.secrets:
+        if secret in seen.server_log:
+            yield Finding("leak", "", "PostgreSQL logged a secret")
+
+
+def holder(versions: Iterable[Version], email: str) -> Version | None:
+    """Who has an address in the end."""
+    last: dict[str, Version] = {}
+    for one in versions:
+        last[one.contact] = one
+    return next((one for one in last.values() if one.email == email), None)
+
+
+def judge(seen: Evidence) -> tuple[Sequence[Finding], Counter[str]]:
+    """Every finding, in order, and the residues by kind."""
+    verdict = Verdict(seen)
+    return verdict.findings, verdict.residues
