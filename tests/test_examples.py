@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmdline import CONFIG, Done, done, environment, free_ports, secret
+import pytest
+from cmdline import CONFIG, Done, done, environment, free_ports, secret, syncd
 from cryptography.fernet import Fernet
 from people import destination
 from test_cli import commands
