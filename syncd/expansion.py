@@ -10,7 +10,9 @@ from syncd.migrate import Migration
 SINCE = 19  # the first migration that is held to this: nothing was released before it
 
 _BLOCK = re.compile(r"\bdo\s+(\$\w*\$)(.*?)\1", re.IGNORECASE | re.DOTALL)
-_NOISE = re.compile(r"--[^\n]*|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL)  # texts, functions' bodies
+_NOISE = re.compile(
+    r"--[^\n]*|'(?:[^']|'')*'|(\$\w*\$).*?\1", re.DOTALL
+)  # texts, functions' bodies
 _TAKES_AWAY = re.compile(
     r"\bdrop (table|column|view|materialized view|schema|type|sequence|function|procedure) .*"
     r"|\brename (to|column|constraint|\w+ to) .*|\bset schema .*",
@@ -52,7 +54,10 @@ def _broken(statement: str) -> Iterator[tuple[str, str]]:
             yield action, "changes what a daemon of an older version uses"
         needs = "not null" in (words := action.lower())
         if _ADDS.match(action) and needs and "default" not in words and "generated" not in words:
-            yield action, "has no default: rows that a daemon of an older version writes are refused"
+            yield (
+                action,
+                "has no default: rows that a daemon of an older version writes are refused",
+            )
 
 
 def _parts(actions: str) -> Iterator[str]:

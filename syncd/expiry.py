@@ -12,7 +12,7 @@ from syncd.credential import expiry
 from syncd.errors import ConfigError
 from syncd.providers import provider
 from syncd.secrets import Secrets
-from syncd.status_words import EXPIRES_SOON, ends, renew
+from syncd.status_words import EXPIRES_SOON, renew
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Expiries:
             elif self._told.get(one.id) != (day, today):
                 self._told[one.id] = (day, today)
                 log.warning(
-                    f"credential {ends(left)}",
+                    "credential expires soon" if left >= 0 else "credential has expired",
                     destination=one.name,
                     secret=one.credential,
                     expires_on=str(day),

@@ -156,7 +156,7 @@ async def test_a_shell_that_is_here_loads_its_script(shell: str, tmp_path: Path)
     file.write_text(script.out, "utf-8")
     words = {
         "bash": f". {file} && {LOADED[shell]}",
-        "zsh": f'{LOADED["zsh"].rpartition(" && ")[0]} && . {file} && print -r -- $_comps[syncd]',
+        "zsh": f"{LOADED['zsh'].rpartition(' && ')[0]} && . {file} && print -r -- $_comps[syncd]",
         "fish": f"source {file}; and {LOADED[shell]}",
     }[shell]
     process = await asyncio.create_subprocess_exec(

@@ -141,20 +141,20 @@ async def test_a_credential_that_ends_is_told_once_a_day_for_each_destination(at
         with capture_logs() as logs:
             await expiries.warn(destinations, date.fromisoformat(day))
         assert {one["log_level"] for one in logs} <= {"warning"}
-        return [f"{one['destination']}: {one['event']}" for one in logs]
+        return [f"{one['destination']}: {one['event']}, {one['days_left']}" for one in logs]
 
     async with at.app() as app:
         everyone, expiries = await app.destinations(), Expiries(app.secrets)
         assert await said(expiries, everyone, "2031-01-29") == []
-        soon = ["ct: credential expires in 30 days", "two: credential expires in 30 days"]
+        soon = ["ct: credential expires soon, 30", "two: credential expires soon, 30"]
         assert await said(expiries, everyone, "2031-01-30") == soon
         assert await said(expiries, everyone, "2031-01-30") == []
         assert await said(expiries, everyone[:1], "2031-01-31") == [
-            "ct: credential expires in 29 days"
+            "ct: credential expires soon, 29"
         ]
         at.environ["SYNCD_SECRET_CT"] = SECRET.replace("}", ',"expires_on":"2031-01-30"}')
         assert await said(expiries, everyone[:1], "2031-01-31") == [
-            "ct: credential expired 1 day ago"
+            "ct: credential has expired, -1"
         ]
         at.environ["SYNCD_SECRET_CT"] = SECRET
         assert await said(expiries, everyone, "2031-01-31") == []

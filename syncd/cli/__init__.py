@@ -69,9 +69,7 @@ Config = Annotated[
 ]
 Dest = Annotated[
     str,
-    typer.Argument(
-        metavar="DEST", help="A destination's name.", autocompletion=destination_names
-    ),
+    typer.Argument(metavar="DEST", help="A destination's name.", autocompletion=destination_names),
 ]
 Dests = Annotated[
     list[str] | None,

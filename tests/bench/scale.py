@@ -40,6 +40,4 @@ async def source_bytes(url: str, n: int) -> int:
 
 def per_million(told: dict[str, Any], n: int) -> dict[str, float]:
     """What a run of n contacts took, scaled to a million."""
-    return {
-        name: round(told[name] * 1e6 / n, 1) for name in ("wall_s", "cpu_s", "pg_cpu_s")
-    }
+    return {name: round(told[name] * 1e6 / n, 1) for name in ("wall_s", "cpu_s", "pg_cpu_s")}
