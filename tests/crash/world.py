@@ -21,7 +21,8 @@ from typing import Any
 import asyncpg
 import orjson
 import service
-from conftest import fresh_database, named, open_folder
+from clusters import named, open_folder
+from conftest import fresh_database
 
 from syncd.assemble import options_of
 from syncd.control import destinations

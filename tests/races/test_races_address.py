@@ -26,6 +26,16 @@ async def people(w: World) -> dict[str, str]:
     return {one.owner: one.email for one in w.acme.records.values() if one.subscribed}
 
 
+async def leave_in_doubt(w: World) -> None:
+    """ann was made at s, perhaps, and is to leave it; bob is to come."""
+    await put(w.pool, "ann=s@x.test")
+    await w.hand.plan()
+    w.acme.faults.append("lost")
+    await w.hand.step()
+    await move(w.pool, ann="a@x.test")
+    await put(w.pool, "bob=s@x.test")
+
+
 # ── Shared addresses ────────────────────────────────────────────────────────────────────────
 
 
@@ -615,12 +625,7 @@ async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_the_same_cla
 ) -> None:
     """Promise 2: ann was made at s, perhaps; she leaves it, and bob is to come."""
     async with world(pool, key, FIND) as w:
-        await put(pool, "ann=s@x.test")
-        await w.hand.plan()
-        w.acme.faults.append("lost")
-        await w.hand.step()
-        await move(pool, ann="a@x.test")
-        await put(pool, "bob=s@x.test")
+        await leave_in_doubt(w)
         await w.hand.plan()
         await w.hand.hurry()
         assert len((await w.hand.claim()).entries) == 1
@@ -631,12 +636,7 @@ async def test_where_a_lost_try_left_somebody_nobody_else_is_put_by_a_later_clai
 ) -> None:
     """Promise 2: ann was made at s, perhaps, and waits for her next try; bob is to come to s."""
     async with world(pool, "remote id", FIND) as w:
-        await put(pool, "ann=s@x.test")
-        await w.hand.plan()
-        w.acme.faults.append("lost")
-        await w.hand.step()
-        await move(pool, ann="a@x.test")
-        await put(pool, "bob=s@x.test")
+        await leave_in_doubt(w)
         await w.hand.plan()
         await pool.execute("update syncd.journal set due_at = now() where contact_id = 'bob'")
         assert (await w.hand.claim()).entries == []
@@ -720,12 +720,7 @@ async def test_doubt_is_kept_where_a_look_at_noes_leaves_a_contact_out(pool: Poo
 
 async def test_a_window_puts_nobody_where_a_lost_try_left_somebody(pool: Pool) -> None:
     async with world(pool, "remote id", FIND) as w:
-        await put(pool, "ann=s@x.test")
-        await w.hand.plan()
-        w.acme.faults.append("lost")
-        await w.hand.step()
-        await move(pool, ann="a@x.test")
-        await put(pool, "bob=s@x.test")
+        await leave_in_doubt(w)
         await pool.execute("delete from syncd.change")
         await w.hand.full(direct=True)
         assert [one for one in w.acme.records.values() if one.owner == "bob"] == []
