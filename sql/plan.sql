@@ -218,7 +218,10 @@ select m.contact_id from syncd.mirror m
 
 -- name: engine
 select (select system_identifier from pg_control_system()) as system_identifier,
-       (select timeline_id from pg_control_checkpoint()) as timeline,
+       -- of a server that was just promoted the checkpoint does not tell yet
+       (select case when pg_is_in_recovery() then timeline_id
+                    else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end
+          from pg_control_checkpoint()) as timeline,
        'syncd.feed'::regclass::oid::bigint as relation;
 
 -- name: flushed

@@ -85,4 +85,9 @@ class Ending:
     async def answer(self) -> int:
         """Judge who is missing; then whoever waited is due. Returns how many."""
         await Absence(self.planner, self.adapter).judge()
-        return int(await transact(self.pool, lambda c: c.fetchval(sql.reading.answer, self._me)))
+        return int(await transact(self.pool, self._answer))
+
+    async def _answer(self, connection: Connection) -> int:
+        """After a pass, not beside it: it locks rows in the order in which it learns of them."""
+        await connection.fetchrow(sql.plan.lock_feed, self._me)
+        return int(await connection.fetchval(sql.reading.answer, self._me))

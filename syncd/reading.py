@@ -148,11 +148,11 @@ class Reading:
     # ── One scan ────────────────────────────────────────────────────────────────────────────
 
     async def step(self, first: bool = False) -> bool:
-        """Run one of the scans that may run now, to its end; False if there is none."""
+        """Run one of the scans that may run now, to its end; False if there is nothing to do."""
         if not self.can_scan:
             return False
         await self._asked_with(sql.reading.give_up_old, TOO_OLD)
-        await self._judge()
+        told = await self._judge()
         keys = await self._keys()
         fresh = {row["list_id"] for row in await self.pool.fetch(sql.lists.unread, self._me)}
         drain = Drain(self.planner)
@@ -166,15 +166,17 @@ class Reading:
             if (scan := await self._begin(row, keys)) is not None:
                 await self._run(scan)
                 return True
-        return False
+        return told
 
-    async def _judge(self) -> None:
-        """Tell those who wait what came of scans that can tell them nothing more themselves."""
+    async def _judge(self) -> bool:
+        """Tell those who wait what came of scans that can tell them nothing more themselves; False
+        where there is no such scan."""
         gone = await self.pool.fetch(sql.reading.drop, self._me) if self._by_list else []
         over = await self.pool.fetch(sql.reading.unjudged, self._me, self.worker_id)
         if gone or over:
             await self._ending.answer()
             await self.pool.execute(sql.reading.judged, [row["id"] for row in (*gone, *over)])
+        return bool(gone or over)
 
     async def _begin(self, row: Row, keys: Mapping[str, str | None]) -> Scan | None:
         key, remote = row["list_key"], keys[row["list_key"]]

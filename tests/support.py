@@ -269,10 +269,11 @@ async def world(
     batch: int = 1000,
     list_ids: dict[str, str] | None = None,
     traits: dict[str, Any] | None = None,
+    server_kind: type[Acme] = Acme,
     **columns: Any,
 ) -> AsyncIterator[World]:
     """Acme with one destination, its feed open; *columns* of its control row."""
-    async with acme.serving(key) as server, AsyncExitStack() as stack:
+    async with acme.serving(key, server_kind) as server, AsyncExitStack() as stack:
         made = World(pool, server, stack)
         made.kind = acme.adapter(key, can, batch, **(traits or {}))
         made.list_ids = list_ids or {}

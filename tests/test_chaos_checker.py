@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from tests.chaos.checker import judge
-from tests.chaos.evidence import At, Became, Evidence, Finding, No, Row, Sent, Version, Wish
-from tests.chaos.gather import became, requests
-from tests.chaos.shapes import Record, record
+from chaos.checker import judge
+from chaos.evidence import At, Became, Evidence, Finding, No, Row, Sent, Version, Wish
+from chaos.gather import became, requests
+from chaos.shapes import Record, record
 
 ANN, BOB = "ann@x.test", "bob@x.test"
 
@@ -186,6 +185,9 @@ def test_breaches_of_limits_are_found() -> None:
     assert kinds(replace(GOOD, in_flight=2, in_flight_max=3)) == {"in flight"}
     assert kinds(replace(GOOD, per_day=1)) == {"quota"}
     assert kinds(replace(GOOD, violations=[{"rule": "r", "detail": "d"}])) == {"violation"}
+    race = {"rule": "unknown interest", "detail": "List 7"}
+    assert kinds(replace(GOOD, violations=[race])) == set()
+    assert sum(residues(replace(GOOD, violations=[race])).values()) == 1
 
 
 # ── The program and its database ────────────────────────────────────────────────────────────

@@ -475,7 +475,9 @@ async def test_a_return_is_not_conveyed_where_the_record_was_refused(desk: Desk)
 )
 def test_lists(was: str | None, want: str, more: dict[str, Any], sent: list[Any]) -> None:
     before = None if was is None else person("a@b.co", *was)
-    draft = drafted(put(person("a@b.co", *want), before, **more), Rules(lists_property="L"))
+    remote = None if was is None else {"lists": "L"}
+    change = put(person("a@b.co", *want), before, remote=remote, **more)
+    draft = drafted(change, Rules(lists_property="L"))
 
     assert [one["profileData"].get("L") for one in draft.records] == sent
 

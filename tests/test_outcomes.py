@@ -402,6 +402,23 @@ async def test_a_poisonous_contact_among_a_thousand_is_found_by_halving(pool: Po
             assert len(w.acme.requests) - 1 <= 2 * math.log2(1000)
 
 
+async def test_a_poisonous_contact_among_ten_thousand_costs_twice_the_logarithm_of_its_batch(
+    pool: Pool,
+) -> None:
+    """Ten batches of a thousand: the nine others go through whole."""
+    async with world(pool, batch=1000) as w:
+        await many(pool, 10_000)
+        await w.hand.plan()
+        w.acme.poison = {"c06667"}
+        for _ in range(10):
+            await w.hand.step()
+
+        assert list(await w.hand.rows()) == ["c06667"]
+        assert (await w.hand.row("c06667"))["state"] == "rejected"
+        assert len(w.acme.records) == 9999
+        assert len(w.acme.requests) - 10 <= 2 * math.log2(1000)
+
+
 async def test_two_poisonous_contacts_are_both_found_and_only_they(pool: Pool) -> None:
     async with world(pool) as w:
         await many(pool, 100)

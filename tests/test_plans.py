@@ -1,7 +1,11 @@
-"""Query plans (races 30): nothing hot reads a big table from end to end, whatever it believes."""
+"""Query plans (races 30): nothing hot reads a big table from end to end, whatever it believes.
+
+SYNCD_TEST_PLANS=1000000  the number of contacts; 200,000 unless told, the bounds are the same
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,7 +20,7 @@ from syncd.audit_rows import AuditRows
 from syncd.compare import Compare
 from syncd.desired import Desired, Field
 
-ROWS = 200_000
+ROWS = int(os.environ.get("SYNCD_TEST_PLANS", "200000"))
 BIG = {"journal", "mirror", "contact", "audited"}
 
 FILL = f"""
@@ -30,7 +34,7 @@ analyze syncd.journal, syncd.mirror, syncd.contact, syncd.membership;
 insert into syncd.destination (name, provider) values ('acme', 'acme');
 insert into syncd.list values ('l1', 'One'), ('l2', 'Two');
 insert into syncd.contact (id, email, first_name)
-select 'c' || to_char(n, 'FM000000'), n || '@x.test', 'A' from generate_series(1, {ROWS}) n;
+select 'c' || to_char(n, 'FM0000000'), n || '@x.test', 'A' from generate_series(1, {ROWS}) n;
 insert into syncd.membership select 'l1', id from syncd.contact;
 insert into syncd.mirror (destination_id, contact_id, email, subscribed, state)
 select 1, id, email, true, 'here' from syncd.contact;
@@ -41,7 +45,7 @@ select 1, id, 'upsert', 1 + (substr(id, 2)::int % 3), 'due' from syncd.contact;
 
 @pytest.fixture(scope="module")
 def big_template(cluster: str, template: str) -> str:
-    """A database of 200,000 contacts, last analysed when it was empty."""
+    """A database of `ROWS` contacts, last analysed when it was empty."""
     import asyncio
 
     from clusters import named
@@ -99,7 +103,7 @@ def _whole(node: dict[str, Any]) -> Iterator[str]:
         yield from _whole(child)
 
 
-KEYS = [f"c{n:06d}" for n in range(1, ROWS, ROWS // 1000)]
+KEYS = [f"c{n:07d}" for n in range(1, ROWS, ROWS // 1000)]
 
 
 @pytest.mark.parametrize("lists", [None, ["l1"]])
@@ -112,12 +116,12 @@ async def test_no_statement_of_a_pass_or_a_claim_reads_a_table_from_end_to_end(
     checks: dict[str, tuple[Any, ...]] = {
         "by_keys": (compare.by_keys, KEYS, KEYS, False),
         "for_claim": (compare.for_claim, KEYS, KEYS, [None] * len(KEYS)),
-        "by_window": (compare.by_window, "c100000", "c104999", False),
-        "window": (desired.window, "c100000", 5000),
+        "by_window": (compare.by_window, "c0100000", "c0104999", False),
+        "window": (desired.window, "c0100000", 5000),
         "belonging": (desired.belonging, KEYS),
         "at_addresses": (desired.at_addresses, [f"{n}@x.test" for n in range(1, 1000)]),
         "at_mirror": (sql.plan.at_mirror_addresses, 1, [f"{n}@x.test" for n in range(1, 1000)]),
-        "mirror_window": (sql.plan.mirror_window, 1, "c100000", 5000),
+        "mirror_window": (sql.plan.mirror_window, 1, "c0100000", 5000),
         "next_due": (sql.journal.next_due, 1),
         "members_of keys": (sql.journal.lock, 1, KEYS, 1),
     }
@@ -134,7 +138,7 @@ async def test_a_claim_does_not_look_through_all_that_is_in_flight_for_every_con
     await big.execute(
         "update syncd.journal set state = 'sent', claim = 1, claimed_by = 1,"
         " holds = case when not contact_id = any($1) then contact_id || '@x.test' end"
-        " where contact_id = any($1) or contact_id between 'c150002' and 'c152001'",
+        " where contact_id = any($1) or contact_id between 'c0150002' and 'c0152001'",
         KEYS,
     )
     nobody_tried: list[str | None] = [None] * len(KEYS)
@@ -154,19 +158,19 @@ async def test_no_window_of_an_audit_reads_a_table_from_end_to_end(
         insert into syncd.audited (run_id, remote_id, contact_id)
         select 1, contact_id, contact_id from syncd.mirror;
         update syncd.mirror set remote = jsonb_build_object('id', contact_id)
-         where contact_id between 'c100000' and 'c104999'""")
+         where contact_id between 'c0100000' and 'c0104999'""")
     some = range(100_000, 100_500)
     page = (
         [f"r{n}" for n in some], [f"{n}@x.test" for n in some], [None] * 500, ["{}"] * 500,
         ["{}"] * 500, [None] * 500,
-        [f'{{"id": "c{n:06d}"}}' if n % 2 else '{"id": "nobody"}' for n in some], [None] * 500,
+        [f'{{"id": "c{n:07d}"}}' if n % 2 else '{"id": "nobody"}' for n in some], [None] * 500,
     )  # fmt: skip
     checks: dict[str, tuple[Any, ...]] = {
-        "by_window": (rows.by_window, "c100000", "c101999", 1),
+        "by_window": (rows.by_window, "c0100000", "c0101999", 1),
         "outside": (rows.outside, KEYS, KEYS, 1),
         "meet": (sql.audit.meet, 1, 1, False, "", now, *page),
-        "to_read": (sql.audit.to_read, 1, 1, "c100000", 80),
-        "mirror's window": (sql.audit.outside, 1, "c100000", 2000),
+        "to_read": (sql.audit.to_read, 1, 1, "c0100000", 80),
+        "mirror's window": (sql.audit.outside, 1, "c0100000", 2000),
     }
     found = {name: await scanned(big, *args) for name, args in checks.items()}
 
@@ -180,9 +184,11 @@ async def test_a_window_that_is_in_flight_reads_no_table_from_end_to_end(
 ) -> None:
     """Five thousand staged, from the statement that stages them to their settlement."""
     compare = await compare_of(big, None)
-    key = "c100000", "c104999", False
-    await big.execute("delete from syncd.mirror where contact_id between 'c100000' and 'c104999'")
-    await big.execute("delete from syncd.journal where contact_id between 'c100000' and 'c104999'")
+    key = "c0100000", "c0104999", False
+    await big.execute("delete from syncd.mirror where contact_id between 'c0100000' and 'c0104999'")
+    await big.execute(
+        "delete from syncd.journal where contact_id between 'c0100000' and 'c0104999'"
+    )
     assert await scanned(big, compare.staging, *key, 7, False, None) == set()
     assert await big.fetchval("select count(*) from syncd.staged") == 5000
     for name, args in (
@@ -216,10 +222,14 @@ async def test_a_claim_costs_its_batch_not_the_backlog(big: asyncpg.Connection) 
 
 
 async def test_settling_a_thousand_touches_a_thousand(big: asyncpg.Connection) -> None:
-    """Deleting, marking unknown, taking back: each by array, each over its own rows."""
+    """Deleting, acknowledging, marking unknown, taking back: each by array, over its own rows."""
+    emails = [f"{one}@x.test" for one in KEYS]
+    usual: list[None] = [None] * len(KEYS)
+    written = emails, ["{}"] * len(KEYS), ["{l1}"] * len(KEYS), *[usual] * 5
     for statement, args in (
         (sql.journal.drop, (1, KEYS)),
         (sql.journal.unknown_mirror, (1, KEYS)),
+        (sql.journal.write_mirror, (1, KEYS, *written)),
         (sql.journal.withdraw_mirror, (1, KEYS)),
         (sql.journal.delete_mirror, (1, KEYS)),
     ):

@@ -507,7 +507,14 @@ async def test_a_half_answer_leaves_a_write_in_doubt(echo: type[Echo], said: byt
             assert type(await outcome(echo, base, request)) is expected
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n\r\n{}",  # its end is the connection's
+    ],
+)
 async def test_a_late_answer_leaves_a_write_in_doubt(echo: type[Echo], said: bytes) -> None:
     leave = asyncio.Event()
 

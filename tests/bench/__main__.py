@@ -23,9 +23,10 @@ from typing import Any
 import aiohttp
 import asyncpg
 
+from syncd.migrate import migrate
 from syncd.providers import provider
 
-from . import bare, fleet, latency, scale, server, singly
+from . import bare, bloat, fleet, latency, scale, server, singly
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -335,6 +336,28 @@ class Bench:
         running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.capture")
         await running.wait()
 
+    # ── What is left of what has passed ─────────────────────────────────────────────────────
+
+    async def bloat(self) -> None:
+        """Ten settlements a contact of `--n`; the journal's size after every tenth of them."""
+        url = await self.empty()
+        connection = await asyncpg.connect(url)
+        done, number = 0, 10 * self.n
+        async for size in bloat.settled(connection, number, self.n):
+            done += self.n
+            self.say("bloat", None, settled=done, mb=round(size / 2**20, 1))
+        await connection.close()
+
+    async def empty(self) -> str:
+        """A migrated database with nothing in it."""
+        admin = await asyncpg.connect(self.uri)
+        await admin.execute("create database bench_empty")
+        await admin.close()
+        made = await asyncpg.connect(url := server.named(self.uri, "bench_empty"))
+        await migrate(made)
+        await made.close()
+        return url
+
 
 FILL_MIRROR = """
 truncate mirror;
@@ -370,8 +393,18 @@ def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def main() -> None:
-    names = ("backfill", "nothing", "keyed", "latency", "capture", "redcappi", "singly", "fleet",
-             "scale")  # fmt: skip
+    names = (
+        "backfill",
+        "nothing",
+        "keyed",
+        "latency",
+        "capture",
+        "redcappi",
+        "singly",
+        "fleet",
+        "bloat",
+        "scale",
+    )
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])
     parser.add_argument("--n", type=int, default=1_000_000)

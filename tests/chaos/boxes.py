@@ -70,5 +70,5 @@ async def _boxes(
         lines = out.read_bytes().splitlines()
         return lines if len(lines) == len(PROVIDERS) else None
 
-    lines = [orjson.loads(line) for line in await until(told, "the sandbox's addresses")]
+    lines = [orjson.loads(line) for line in await until(told, "the sandbox's addresses", 300)]
     return {one["provider"]: Box(session, one["url"], one["credential"]) for one in lines}

@@ -42,7 +42,8 @@ class Outcome:
     folder: Path
 
     def summary(self) -> dict[str, Any]:
-        return {"seed": self.seed, "findings": len(self.findings), **dict(sorted(self.counts.items())),
+        counts = dict(sorted(self.counts.items()))
+        return {"seed": self.seed, "findings": len(self.findings), **counts,
                 "residues": dict(self.residues)}  # fmt: skip
 
 

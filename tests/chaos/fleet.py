@@ -36,7 +36,7 @@ class Worker(Process):
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self.clock = folder / "clock"
         super().__init__(("run",), {
-            **environ, "CHAOS_CLOCK": str(self.clock), 
+            **environ, "CHAOS_CLOCK": str(self.clock),
             "PYTHONPATH": os.pathsep.join([str(HERE / "clock"), *_path(environ)]),
         }, folder)  # fmt: skip
         self.asked = False  # to end, or killed
@@ -67,7 +67,9 @@ class Fleet:
                 one.asked = True
                 code = one._popen.returncode
                 if code != UNREACHABLE:
-                    self.deaths.append(f"{one.out.parent.name} ended with {code}: {one.said[-1500:]}")
+                    self.deaths.append(
+                        f"{one.out.parent.name} ended with {code}: {one.said[-1500:]}"
+                    )
         while len(self.alive) < self.size:
             folder = self.folder / f"{len(self.all):03d}"
             folder.mkdir()

@@ -17,7 +17,7 @@ from .cluster import Cluster, Link
 from .evidence import At, Became, Evidence, No, Row, Sent, Version
 from .fleet import LEASE, TIMEOUT, Fleet
 from .shapes import Record, list_ids, list_names, record
-from .source import TRUTH
+from .truth import TRUTH
 from .variant import Shop, Variant
 from .wishes import wishes
 
@@ -33,14 +33,14 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
     told = {shop.provider: await boxes[shop.provider].get("/_history") for shop in variant.shops}
     noes = [no for name, entries in told.items() for no in _noes(name, entries)]
-    shops = [await _at(link, one, states[one.provider], told[one.provider]) for one in variant.shops]
+    shops = [
+        await _at(link, one, states[one.provider], told[one.provider]) for one in variant.shops
+    ]
     rows = await link.fetch(
         "select d.name, j.contact_id, j.state, coalesce(j.last_error, '') as why"
         " from syncd.journal j join syncd.destination d on d.id = j.destination_id"
     )
-    erased = await link.fetch(
-        "select contact_id from syncd.erasure where contact_id is not null"
-    )
+    erased = await link.fetch("select contact_id from syncd.erasure where contact_id is not null")
     gone = {row["contact_id"] for row in erased}
     journal = [Row(r["name"], r["contact_id"], r["state"], r["why"])
                for r in rows if r["contact_id"] not in gone]  # fmt: skip
@@ -83,7 +83,7 @@ async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[A
         await wishes(link, shop, remote, kind.needs_list),
         await _not_mailed(link, name),
         state["violations"],
-        [*state["duplicates"], *state.get("repeated_creates", ())],
+        [*state.get("repeated_creates", ())],
         max(state["in_flight_max"].values(), default=0),
         None, shop.columns["per_second"], None,
         {number: (names[number], row["name"]) for row in mirrored
@@ -145,4 +145,3 @@ def _versions(truth: Sequence[Mapping[str, Any]]) -> list[Version]:
             now["subscribed"], consent,
         ))  # fmt: skip
     return found
-

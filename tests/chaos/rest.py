@@ -1,4 +1,4 @@
-"""Coming to rest: no more faults, and everything that is owed is done, or it is said what is not."""
+"""Coming to rest: no more faults, and all that is owed is done, or it is said what is not."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ select d.name || ': list ' || m.list_id || ' ' || m.state || ' ' || coalesce(m.l
   from syncd.list_mirror m join syncd.destination d on d.id = m.destination_id
  where m.state in ('due', 'sent', 'asks')"""
 SCANS = """
-select d.name || ': a scan of ' || s.list_key || ' runs since ' || s.started_at from syncd.scan s join syncd.destination d on d.id = s.destination_id
+select d.name || ': a scan of ' || s.list_key || ' runs since ' || s.started_at
+  from syncd.scan s join syncd.destination d on d.id = s.destination_id
  where s.finished_at is null and s.feed = 'contacts'"""
-COMMANDS = "select kind || ' of ' || destination || ' waits' from syncd.command where finished_at is null"
+COMMANDS = (
+    "select kind || ' of ' || destination || ' waits' from syncd.command where finished_at is null"
+)
 
 OWED = """
 select (select count(*) from syncd.journal where state <> 'rejected')

@@ -1,4 +1,4 @@
-"""The five stand-ins' records in one shape: what a record says of whom, and whether it is mailed."""
+"""The five stand-ins' records in one shape: what is said of whom, and whether it is mailed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""The company's tables, which remember every version of every contact, and somebody who changes
-them.
-
-Every insert or update of a contact gives it a new version, which travels in its last name: who
-finds it in a request knows whose data these are, and how old. `chaos.truth` keeps every row's every
-state; PostgreSQL tells when each was committed.
-"""
+"""The company's tables, and somebody who changes them; what they were is in `truth`."""
 
 from __future__ import annotations
 
@@ -14,45 +8,8 @@ from typing import Any
 
 import asyncpg
 
+from .truth import SCHEMA
 from .variant import LISTS
-
-SCHEMA = """
-create schema chaos;
-create sequence chaos.version;
-create sequence chaos.fresh;
-create table chaos.truth (
-    n bigserial primary key,
-    xid xid8 not null default pg_current_xact_id(),
-    relation text not null,
-    op text not null,
-    was jsonb,
-    now jsonb
-);
-create function chaos.stamp() returns trigger language plpgsql as $$
-begin
-    new.last_name := 'V' || nextval('chaos.version');
-    return new;
-end $$;
-create function chaos.tell() returns trigger language plpgsql as $$
-begin
-    insert into chaos.truth (relation, op, was, now)
-    values (tg_table_name, lower(tg_op), case when tg_level = 'ROW' and tg_op <> 'INSERT'
-            then to_jsonb(old) end, case when tg_level = 'ROW' and tg_op <> 'DELETE'
-            then to_jsonb(new) end);
-    return null;
-end $$;
-create trigger stamp before insert or update on syncd.contact
-   for each row execute function chaos.stamp();
-create trigger tell after insert or update or delete on syncd.contact
-   for each row execute function chaos.tell();
-create trigger tell_all after truncate on syncd.contact
-   for each statement execute function chaos.tell();
-"""
-TRUTH = """
-select n, relation, op, was, now,
-       extract(epoch from coalesce(pg_xact_commit_timestamp(xid::xid), now()))::float8 as at
-  from chaos.truth order by n
-"""
 
 Connection = asyncpg.Connection
 Deed = Callable[[Connection, random.Random, "Writer"], Awaitable[None]]
@@ -150,7 +107,7 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
         row = self.rng.choice(rows)
         taken = await c.fetchval(
             "select exists (select 1 from syncd.contact where email = $1)"
-            " or exists (select 1 from chaos.truth where relation = 'contact' and now ->> 'id' <> $2"
+            " or exists (select 1 from chaos.truth where now ->> 'id' <> $2"
             " and now ->> 'email' = $1)", row["email"], row["id"],
         )  # fmt: skip
         same = self.rng.random() < 0.5 and not taken and row["email"] not in self.spoken
@@ -192,7 +149,9 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
     async def rename(self, c: Connection) -> None:
         number = await c.fetchval("select nextval('chaos.fresh')")
         await c.execute(
-            "update syncd.list set name = $2 where id = $1", self.rng.choice(LISTS), f"List {number}"
+            "update syncd.list set name = $2 where id = $1",
+            self.rng.choice(LISTS),
+            f"List {number}",
         )
 
     async def bulk(self, c: Connection) -> None:

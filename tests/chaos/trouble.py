@@ -32,9 +32,9 @@ class Database:
         self.link = Link(cluster.url)
 
     async def strike(self) -> None:
-        name = self.rng.choices(
-            ("fast", "immediate", "cut", "cut one", "delay"), (1, 1, 2, 3, 4)
-        )[0]
+        name = self.rng.choices(("fast", "immediate", "cut", "cut one", "delay"), (1, 1, 2, 3, 4))[
+            0
+        ]
         self.counts[f"database {name}"] += 1
         match name:
             case "fast" | "immediate":

@@ -40,11 +40,12 @@ async def wishes(
         said = [no for no in noes if _counts(no, one, shop.provider)]
         lists = members.get(one["id"], set()) - {no["list_id"] for no in said}
         mailed = one["subscribed"] and not any(no["list_id"] is None for no in said)
+        there = {remote.get(each, each) for each in lists} if shop.keeps_lists else set()
         belongs = chosen is None or one["id"] in members
         found.append(Wish(
             one["id"], one["email"].lower(),
             {name: str(one[column] or "") for name, column in fields.items()},
-            frozenset(remote.get(each, each) for each in lists) if shop.keeps_lists else frozenset(),
+            frozenset(there),
             bool(mailed and belongs and (lists or not needs_list)),
         ))  # fmt: skip
     return found

@@ -818,3 +818,32 @@ def test_whom_the_provider_knows_keeps_the_address_that_is_shared() -> None:
     assert [(one.contact_id, one.holder, one.subscribed) for one in found] == [
         ("c1", "c2", False), ("c2", "c2", False),
     ]  # fmt: skip
+
+
+async def test_a_look_up_that_fails_does_not_forget_where_the_lost_try_was(pool: Pool) -> None:
+    """6, 8: the create's answer is lost, the address changes, the look-up for it fails; and so does
+    the create under the new address, which the next look-up must find."""
+    async with world(pool, "remote id", Can.FIND) as w:
+        await put(pool, "ann")
+        w.acme.faults.append("lost")
+        await w.hand.plan()
+        await w.hand.step()
+        await move(pool, ann="new@x.test")
+        await w.hand.plan()
+        w.acme.faults.append(503)
+        await w.hand.step()
+        assert not w.acme.faults
+        await w.hand.drain()
+        assert {one.email for one in w.acme.records.values()} == {"new@x.test"}
+
+        await put(pool, "bob")
+        w.acme.faults += ["cut"]
+        await w.hand.plan()
+        await w.hand.step()
+        await move(pool, bob="bob2@x.test")
+        await w.hand.plan()
+        w.acme.faults += ["lost"]
+        await w.hand.step()
+        await w.hand.drain()
+        emails = sorted(one.email for one in w.acme.records.values())
+        assert emails == ["bob2@x.test", "new@x.test"]

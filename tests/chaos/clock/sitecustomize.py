@@ -7,7 +7,7 @@ the loop go on as they do.
 from __future__ import annotations
 
 import builtins
-import datetime
+import datetime as dt
 import os
 import time
 import types
@@ -15,7 +15,7 @@ from typing import Any
 
 _FILE = os.environ["CHAOS_CLOCK"]
 _real, _ns = time.time, time.time_ns
-_class: Any = datetime.datetime
+_class: Any = dt.datetime
 
 
 def _step() -> float:
@@ -34,7 +34,7 @@ class _Kind(type):
         return issubclass(kind, _class)
 
 
-class _Stepped(datetime.datetime, metaclass=_Kind):
+class _Stepped(dt.datetime, metaclass=_Kind):
     """As the program's own modules know it; its values are datetime's, as C code wants them."""
 
     __slots__ = ()
@@ -54,7 +54,7 @@ def _import(name: str, globals: Any = None, *rest: Any, **named: Any) -> Any:  #
 
 
 _module = types.ModuleType("datetime")
-_module.__dict__.update({**datetime.__dict__, "datetime": _Stepped})
+_module.__dict__.update({**dt.__dict__, "datetime": _Stepped})
 _imported, builtins.__import__ = builtins.__import__, _import
 time.time = lambda: _real() + _step()
 time.time_ns = lambda: _ns() + int(_step() * 1e9)
