@@ -289,6 +289,7 @@ select hash, erasure_id, made_at from syncd.tombstone where hash = any($1::text[
 -- name: status
 -- Requests that are not finished; and, for a month, those that ask a person to do something.
 select r.id, r.source, r.requested_at, r.purged_at, r.finished_at, r.proof, r.result,
+       r.done_by_hand,
        array(select d.name from syncd.destination d
               where exists (select 1 from syncd.erasing e
                              where e.erasure_id = r.id
@@ -297,6 +298,7 @@ select r.id, r.source, r.requested_at, r.purged_at, r.finished_at, r.proof, r.re
   from syncd.erasure r
  where r.finished_at is null
     or (r.finished_at > now() - interval '30 days'
-        and (exists (select 1 from jsonb_each(r.proof) p where p.value ? 'by_hand')
+        and (exists (select 1 from jsonb_each(r.proof) p
+                      where p.value ? 'by_hand' and p.key <> all(r.done_by_hand))
              or jsonb_array_length(coalesce(r.result -> 'still_in', '[]')) > 0))
  order by r.id;

@@ -76,6 +76,7 @@ begin
     -- What came of them is the daemon's to write.
     grant insert (kind, destination, args, requested_by), delete on syncd.command
        to syncd_operator;
-    -- A person who asks to be forgotten; the proof is the daemon's to write.
-    grant insert (contact_id, email) on syncd.erasure to syncd_operator;
+    -- A person who asks to be forgotten, and what was done by hand for it; the proof is the daemon's
+    -- to write.
+    grant insert (contact_id, email), update (done_by_hand) on syncd.erasure to syncd_operator;
 end $$;

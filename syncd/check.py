@@ -113,7 +113,11 @@ async def _database(app: App) -> AsyncIterator[Finding]:
     try:
         async with app.pool.acquire() as connection:
             await migrate.check_schema(connection)
+            newer = await migrate.newer(connection)
         yield Finding("database", "ok", f"schema {len(migrate.migrations()):04d}")
+        if newer:
+            says = f"the schema is newer ({newer[-1]:04d}) than this program, which works with it"
+            yield Finding("database", "warning", says, "upgrade syncd on this host, too")
     except SyncdError as error:
         yield Finding("database", "error", str(error), "`syncd migrate`", error.exit_code)
     except asyncpg.PostgresError as error:

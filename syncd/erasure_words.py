@@ -28,7 +28,17 @@ class Erasure:
     finished_at: datetime | None
     destinations: dict[str, Any]
     result: dict[str, Any]
+    done_by_hand: list[str] = field(default_factory=list)
     says: list[str] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether something is left to be done, by syncd or at a provider by hand."""
+        by_hand = any(
+            "by_hand" in one and name not in self.done_by_hand
+            for name, one in self.destinations.items()
+        )
+        return self.finished_at is None or by_hand
 
 
 async def requests(app: App) -> list[Erasure]:
@@ -46,8 +56,9 @@ def _request(row: Row, fault: str | None) -> Erasure:
     }
     places = {**{name: {} for name in row["destinations"]}, **shown}
     made = Erasure(
-        row["id"], row["requested_at"], row["purged_at"], row["finished_at"], places, result
-    )
+        row["id"], row["requested_at"], row["purged_at"], row["finished_at"], places, result,
+        row["done_by_hand"],
+    )  # fmt: skip
     made.says = list(sentences(made, fault))
     return made
 
@@ -55,7 +66,10 @@ def _request(row: Row, fault: str | None) -> Erasure:
 def sentences(one: Erasure, fault: str | None = None) -> Iterator[str]:
     """How a request stands. fault: why nobody can be forgotten at all."""
     for name, said in sorted(one.destinations.items()):
-        yield f"erasure {one.id}: {_at(name, said)}"
+        if "by_hand" in said and name in one.done_by_hand:
+            yield f"erasure {one.id}: done by hand at {name}"
+        else:
+            yield f"erasure {one.id}: {_at(name, said)}"
     if shares := one.result.get("shares_an_address_with"):
         yield (
             f"erasure {one.id}: contact {listed(shares)} has an address of the person too, so that"

@@ -17,6 +17,7 @@ from syncd.assemble import Assembled
 from syncd.commands import Commands
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
+from syncd.expiry import Expiries
 from syncd.flow import Flow, first_of
 from syncd.schedule import Bells, due_since, parse
 from syncd.tombstone import Tombstones
@@ -294,7 +295,9 @@ class Service:
     # ── Housekeeping ────────────────────────────────────────────────────────────────────────
 
     async def _housekeeping(self) -> None:
+        expiries = Expiries(self.app.secrets)
         while not self.stop.is_set():
+            await expiries.warn(await self.app.destinations(), datetime.now(UTC).date())
             await tidy(self.app.pool, self.app.settings)
             with suppress(ConfigError):  # told where it is looked at: `status`, `check`
                 await oblivion.forget(self.app.pool, Tombstones(self.app.pool, self.app.secrets))

@@ -49,14 +49,16 @@ async def status(app: App, names: Sequence[str] = ()) -> Status:
             await _account(app, d, found[d.id], at)
             judge(found[d.id], d.name, at, bool(workers))
     standings = {d.name: found[d.id] for d in chosen if d.id in found}
+    erasures = await requests(app)
+    asks = any(one.open for one in erasures)
     return Status(
         at,
         all(one.in_step for one in standings.values()),
-        all(one.in_step and not one.why for one in standings.values()),
+        all(one.in_step and not one.why for one in standings.values()) and not asks,
         standings,
         workers,
         [_open(r) for r in await app.pool.fetch(sql.status.open_long)],
-        await requests(app),
+        erasures,
     )
 
 

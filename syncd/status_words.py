@@ -104,13 +104,22 @@ def _credential(one: Standing, name: str) -> Iterator[str]:
     if secret.fault is not None:
         yield f"limits and expiry are unknown on this host: {secret.fault}"
     elif secret.days_left is not None and secret.days_left <= EXPIRES_SOON:
-        when = f"expires in {count(secret.days_left, 'day')}"
-        if secret.days_left < 0:
-            when = f"expired {count(-secret.days_left, 'day')} ago"
         yield (
-            f"the credential {secret.name} {when} ({secret.expires_on}): get a new one, then"
-            f" `syncd secret set {secret.name}` and `syncd check {name}`"
+            f"the credential {secret.name} {ends(secret.days_left)} ({secret.expires_on}):"
+            f" {renew(secret.name, name)}"
         )
+
+
+def ends(days: int) -> str:
+    """When a credential ends that is good for so many days yet."""
+    if days < 0:
+        return f"expired {count(-days, 'day')} ago"
+    return f"expires in {count(days, 'day')}"
+
+
+def renew(secret: str, destination: str) -> str:
+    """What to do about it."""
+    return f"get a new one, then `syncd secret set {secret}` and `syncd check {destination}`"
 
 
 def _lacking(one: Standing) -> Iterator[str]:

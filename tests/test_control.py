@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+import redcappi_service
 import service
 from service import Service, until
 
@@ -81,6 +82,80 @@ async def test_who_belongs_and_what_becomes_of_who_does_not_are_followed(syncd: 
     await syncd.db.execute("delete from syncd.contact where id = 'c00039'")
     await syncd.in_step()
     assert profiles.mailable(profiles.by_identity["c00039"])
+
+
+async def test_a_raised_guard_releases_nothing_that_is_held(syncd: Service) -> None:
+    """Whoever raises it has not looked at that plan: it goes by its number and its rows alone, and
+    what is planned of its kind meanwhile waits with it. The next one is under the new guard."""
+    await syncd.destination("shop", await syncd.sandbox(), guard_floor=3, guard_percent=1)
+    await syncd.daemon()
+    await syncd.in_step()
+    profiles = syncd.boxes["shop"].state.profiles
+
+    def mailed() -> int:
+        return sum(map(profiles.mailable, profiles.all))
+
+    async def waits(n: int) -> Any:
+        plans = await syncd.db.fetch(
+            "select p.id, count(j.*) as n from syncd.plan p join syncd.journal j"
+            " on j.plan_id = p.id and j.state = 'held' where p.state = 'held' group by p.id"
+        )
+        assert len(plans) < 2, plans
+        return plans and plans[0]["n"] == n and plans[0]
+
+    before = mailed()
+    await syncd.db.execute("delete from syncd.contact where id between 'c00031' and 'c00036'")
+    await until(lambda: waits(6), "held")
+    await syncd.set("shop", guard_floor=1000, guard_percent=100)
+    assert (await syncd.command("sync", "shop"))[0] == "done"
+    assert (await syncd.command("full", "shop"))[0] == "done"
+    plan = await waits(6)
+    assert plan
+    assert mailed() == before
+    await syncd.db.execute("delete from syncd.contact where id = 'c00037'")
+    plan = await until(lambda: waits(7), "held with it")
+    assert (await syncd.command("approve", None, plan=plan["id"], rows=7))[0] == "done"
+    await syncd.in_step()
+    assert mailed() == before - 7
+    await syncd.db.execute("delete from syncd.contact where id between 'c00021' and 'c00030'")
+    await until(lambda: mailed() == before - 17, "sent under the raised guard")
+    await syncd.same("shop")
+
+
+async def test_what_becomes_of_a_list_that_is_gone_is_followed(syncd: Service) -> None:
+    """when_list_gone: kept, then deleted, then kept; each holds for lists that leave from then
+    on."""
+    box = await syncd.sandbox("redcappi")
+    await redcappi_service.destination(syncd, "shop", box)
+    daemon = await syncd.daemon()
+    await syncd.in_step()
+
+    def there() -> set[str]:
+        return {one["name"] for one in box.snapshot()["lists"].values()}
+
+    async def gone(key: str) -> None:
+        await syncd.db.execute("delete from syncd.list where id = $1", key)
+        await until(lambda: _left(syncd, key), f"list {key} is taken for gone")
+        await syncd.in_step()
+
+    assert {"List a", "List b", "List c"} <= there()
+    await gone("a")
+    await syncd.set("shop", when_list_gone="delete")
+    assert (await syncd.command("sync", "shop"))[0] == "done"
+    await gone("b")
+    await until(lambda: "List b" not in there(), "deleted there")
+    assert "List a" in there()
+    await syncd.set("shop", when_list_gone="keep")
+    assert (await syncd.command("sync", "shop"))[0] == "done"
+    await gone("c")
+    assert {"List a", "List c"} <= there()
+    assert daemon.alive
+
+
+async def _left(syncd: Service, key: str) -> bool:
+    return bool(await syncd.db.fetchval(
+        "select wanted = 'absent' from syncd.list_mirror where list_id = $1", key
+    ))  # fmt: skip
 
 
 async def test_options_limits_bells_credential_and_halt_are_followed(syncd: Service) -> None:

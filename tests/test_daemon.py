@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+import redcappi_service
 import service
 from service import Service, until
 
@@ -223,6 +224,31 @@ async def test_a_held_plan_is_discarded_by_command_and_asked_for_again(syncd: Se
     assert (outcome, result) == ("done", {"due": 20})
     await syncd.in_step()
     await syncd.same("shop")
+
+
+async def test_who_asks_to_be_forgotten_is_forgotten_by_the_daemon(syncd: Service) -> None:
+    """A row is all it takes: deleted there, read back, forgotten here, the request finished."""
+    syncd.environ["SYNCD_SECRET_TOMBSTONE"] = "a long random text that is the same everywhere"
+    box = await syncd.sandbox("redcappi")
+    await redcappi_service.destination(syncd, "shop", box)
+    daemon = await syncd.daemon()
+    await syncd.in_step()
+    email = await syncd.db.fetchval("select email from syncd.contact where id = 'c00007'")
+    assert email in str(box.snapshot()["lists"])
+
+    await syncd.db.execute("insert into syncd.erasure (contact_id) values ('c00007')")
+
+    async def finished() -> Any:
+        return await syncd.db.fetchrow("select * from syncd.erasure where finished_at is not null")
+
+    row = await until(finished, "finished by the daemon alone", 120)
+    assert (row["contact_id"], row["email"]) == (None, None)
+    assert "look for the address under Contacts" in orjson.loads(row["proof"])["shop"]["by_hand"]
+    assert email not in str(box.snapshot()["lists"])
+    assert not await syncd.db.fetchval(
+        "select count(*) from syncd.mirror where contact_id = 'c00007'"
+    )
+    assert daemon.alive
 
 
 # ── Stopping, and what is said ──────────────────────────────────────────────────────────────

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmdline import CONFIG, Done, done, environment, free_ports, secret
+import pytest
+from cmdline import CONFIG, Done, done, environment, free_ports, secret, syncd
 from cryptography.fernet import Fernet
 from people import destination
 from test_cli import commands
@@ -132,3 +134,57 @@ async def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
     script = 'eval "$(syncd --show-completion)" && complete -p syncd; true'
     ended = await ran(script, environment(), tmp_path)
     assert "_syncd_completion" in ended.out, ended
+
+
+LOADED = {
+    "bash": "complete -p syncd",
+    "zsh": 'autoload -U compinit && compinit -u -d "$HOME/dump" && print -r -- $_comps[syncd]',
+    "fish": "complete --command syncd",
+}
+"""By shell: what shows that the script it was given is what completes."""
+
+
+@pytest.mark.parametrize("shell", LOADED)
+async def test_a_shell_that_is_here_loads_its_script(shell: str, tmp_path: Path) -> None:
+    """The generated script is for that shell; where the shell is, it takes it."""
+    env = environment(_SYNCD_COMPLETE=f"source_{shell}", HOME=str(tmp_path))
+    script = await ran("syncd", env, tmp_path)
+    assert f"complete_{shell}" in script.out, script
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    file = tmp_path / "completion"
+    file.write_text(script.out, "utf-8")
+    words = {
+        "bash": f". {file} && {LOADED[shell]}",
+        "zsh": f"{LOADED['zsh'].rpartition(' && ')[0]} && . {file} && print -r -- $_comps[syncd]",
+        "fish": f"source {file}; and {LOADED[shell]}",
+    }[shell]
+    process = await asyncio.create_subprocess_exec(
+        shell, "-c", words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={**environment(), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, out
+    assert "_syncd_completion" in out.decode() or "complete_fish" in out.decode(), out
+
+
+async def test_the_shell_completes_names_of_destinations(pool: Any, database: str) -> None:
+    """From the rows; silently nothing where no database answers."""
+    await pool.execute(
+        "insert into syncd.destination (name, provider)"
+        " values ('shop', 'clevertap'), ('shelf', 'redcappi'), ('news', 'copernica')"
+    )
+
+    async def names(typed: str, url: str) -> tuple[set[str], str]:
+        words = shlex.split(typed) + ([""] if typed.endswith(" ") else [])
+        env = environment(
+            url, _SYNCD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1)
+        )
+        ended = await syncd(env=env)
+        return set(ended.out.split()), ended.err
+
+    assert await names("syncd status sh", database) == ({"shop", "shelf"}, "")
+    assert await names("syncd status shop sh", database) == ({"shelf"}, "")
+    assert await names("syncd remove n", database) == ({"news"}, "")
+    assert await names("syncd status sh", "postgresql://nobody@127.0.0.1:1/none") == (set(), "")
+    assert await names("syncd status sh", "embedded:") == (set(), "")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 from operating import SECRET, Desk, desk
+from structlog.testing import capture_logs
 
 from syncd.db import Pool
 from syncd.estimate import DAY
+from syncd.expiry import Expiries
 from syncd.model import Meter, Traits
 from syncd.standing import Budget
 from syncd.status import estimate
@@ -126,6 +129,57 @@ async def test_status_warns_of_a_credential_that_ends_soon_and_of_secrets_it_has
     note = (await at("status", "--json", code=1, SYNCD_SECRET_CT="")).json
     assert "unknown on this host" in note["destinations"]["ct"]["notes"][0]
     assert "'ct' is in none of its three places" in note["destinations"]["ct"]["notes"][0]
+
+
+async def test_a_credential_that_ends_is_told_once_a_day_for_each_destination(at: Desk) -> None:
+    """Soon, or already; again the next day, or when another one ends as soon; a good one not."""
+    for name in ("ct", "two"):
+        await at.destination(name)
+    at.environ["SYNCD_SECRET_CT"] = SECRET.replace("}", ',"expires_on":"2031-03-01"}')
+
+    async def said(expiries: Expiries, destinations: Any, day: str) -> list[str]:
+        with capture_logs() as logs:
+            await expiries.warn(destinations, date.fromisoformat(day))
+        assert {one["log_level"] for one in logs} <= {"warning"}
+        return [f"{one['destination']}: {one['event']}, {one['days_left']}" for one in logs]
+
+    async with at.app() as app:
+        everyone, expiries = await app.destinations(), Expiries(app.secrets)
+        assert await said(expiries, everyone, "2031-01-29") == []
+        soon = ["ct: credential expires soon, 30", "two: credential expires soon, 30"]
+        assert await said(expiries, everyone, "2031-01-30") == soon
+        assert await said(expiries, everyone, "2031-01-30") == []
+        assert await said(expiries, everyone[:1], "2031-01-31") == [
+            "ct: credential expires soon, 29"
+        ]
+        at.environ["SYNCD_SECRET_CT"] = SECRET.replace("}", ',"expires_on":"2031-01-30"}')
+        assert await said(expiries, everyone[:1], "2031-01-31") == [
+            "ct: credential has expired, -1"
+        ]
+        at.environ["SYNCD_SECRET_CT"] = SECRET
+        assert await said(expiries, everyone, "2031-01-31") == []
+        at.environ["SYNCD_SECRET_CT"] = ""
+        assert await said(expiries, everyone, "2031-01-31") == []
+
+
+async def test_status_is_1_as_long_as_an_erasure_asks_for_something(at: Desk) -> None:
+    """Of syncd, then of a person; 0 once that one has said that it is done."""
+    await at.destination()
+    await at.settle()
+    asked = "insert into syncd.erasure (email) values ('ann@x.test') returning id"
+    number = await at.pool.fetchval(asked)
+    told = await at("status", code=1)
+    assert f"erasure {number}: ct has not been told yet" in told.out
+    await at.settle()
+
+    await at.pool.execute(
+        "update syncd.erasure set finished_at = now(), email = null, purged_at = now(),"
+        " proof = jsonb_build_object('ct', jsonb_build_object('by_hand', 'write to them'))"
+    )
+    told = await at("status", code=1)
+    assert f"erasure {number}: to be done by hand at ct: write to them" in told.out
+    await at.pool.execute("update syncd.erasure set done_by_hand = '{ct}'")
+    assert "by hand" not in (await at("status", code=0)).out
 
 
 async def test_status_names_who_keeps_the_feed_open(at: Desk) -> None:

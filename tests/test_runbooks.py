@@ -72,6 +72,9 @@ async def test_credentials_expire_leak_and_are_revoked(syncd: Service) -> None:
     await syncd.in_step()
     told = (await op(syncd, "status", "--json")).json["destinations"]["shop"]["notes"]
     assert any("expires in 10 days" in note for note in told), told
+    (line,) = await until(lambda: daemon.told("credential expires soon"), "said in the log")
+    assert (line["level"], line["destination"], line["days_left"]) == ("warning", "shop", 10)
+    assert line["remedy"].startswith("get a new one, then `syncd secret set shop`")
     assert "expires in 10 days" in (await op(syncd, "check", "--json", code=None)).out
     box.set_limits(accounts={account: [box.state.demo["passcode"], "NEW-PAS-CODE"]})
     learned = await syncd.db.fetchval("select learned_at from syncd.account")

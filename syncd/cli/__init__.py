@@ -32,6 +32,7 @@ from rich.console import Console
 
 from syncd import __version__, log
 from syncd.app import App, opened
+from syncd.cli.complete import destination_names
 from syncd.db import LOST
 from syncd.errors import ConfigError, DatabaseUnreachable, SyncdError
 from syncd.settings import Settings, load
@@ -66,10 +67,17 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="PATH", help="The settings file, instead of ./syncd.toml."),
 ]
-Dest = Annotated[str, typer.Argument(metavar="DEST", help="A destination's name.")]
+Dest = Annotated[
+    str,
+    typer.Argument(metavar="DEST", help="A destination's name.", autocompletion=destination_names),
+]
 Dests = Annotated[
     list[str] | None,
-    typer.Argument(metavar="DEST", help="Names of destinations; none: all of them."),
+    typer.Argument(
+        metavar="DEST",
+        help="Names of destinations; none: all of them.",
+        autocompletion=destination_names,
+    ),
 ]
 
 Level = Literal["debug", "info", "warning", "error"]

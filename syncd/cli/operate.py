@@ -40,7 +40,7 @@ def block(to: Console, rows: list[tuple[str, str]], indent: int = 2, label: int 
 @command(example="syncd status marketing")
 async def status(dest: Dests = None, json: Json = False, config: Config = None) -> int:
     """Say of every destination whether it is in step, or why not and what to do. Exit code 1
-    where it is not, or where something was refused."""
+    where it is not, where something was refused, or where an erasure is not done yet."""
     async with opened_app(config) as app:
         found = await status_of(app, dest or ())
     output(json, found, lambda to: _show_status(to, found))

@@ -26,7 +26,7 @@ import asyncpg
 from syncd.migrate import migrate
 from syncd.providers import provider
 
-from . import bare, bloat, fleet, latency, server, singly
+from . import bare, bloat, fleet, latency, scale, server, singly
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -305,6 +305,33 @@ class Bench:
                     told = await fleet.measure(url, environ, self.postmaster, n, daemons)
                     self.say("fleet", None, latency_ms=1000 * fleet.LATENCY, **told)
 
+    async def scale(self) -> None:
+        """The figures of README's "Scale": a fill, a pass over nothing new, and what waits."""
+        url = await self.database(self.n)
+        fill = await self.ours_filled(url)
+        size = await scale.row_bytes(url, "mirror")
+        await self.execute(url, "vacuum analyze syncd.mirror")
+        unchanged = await self.syncd(url, "pass")
+        await self.execute(url, scale.WATCH)
+        keyed = await self.syncd(url, "keyed", "1000", "5")
+        size |= await scale.row_bytes(url, "delivery")
+        await self.execute(url, "truncate syncd.journal, syncd.change", scale.CHANGE)
+        size |= await scale.row_bytes(url, "change")
+        waiting = await self.syncd(url, "plan")
+        size |= await scale.row_bytes(url, "journal")
+        self.say(
+            "scale",
+            None,
+            n=self.n,
+            bytes_a_row=size,
+            source_bytes_a_contact=await scale.source_bytes(url, self.n),
+            fill_per_million=scale.per_million(fill, self.n),
+            full_pass_per_million=scale.per_million(unchanged, self.n),
+            keyed_pass_of_1000_ms=keyed["keyed_pass_ms"],
+            keyed_pass_per_million=scale.per_million(waiting, waiting["planned"]),
+            peak_mb=max(one["rss_mb"] for one in (fill, unchanged, waiting)),
+        )
+
     async def capture(self) -> None:
         running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.capture")
         await running.wait()
@@ -376,6 +403,7 @@ def main() -> None:
         "singly",
         "fleet",
         "bloat",
+        "scale",
     )
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=(*names, "all"), default=["all"])

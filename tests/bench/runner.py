@@ -1,4 +1,4 @@
-"""syncd in a process of its own: `-m tests.bench.runner backfill|pass|keyed|minimal|run`.
+"""syncd in a process of its own: `-m tests.bench.runner backfill|pass|plan|keyed|minimal|run`.
 
 Prints one JSON line (`run` and `minimal` serve until killed). The database is
 SYNCD_DATABASE_URL's, the destination is `bench`. What is measured starts where the ideal script's
@@ -30,6 +30,7 @@ from syncd import app, log, settings
 from syncd.assemble import Assembled
 from syncd.db import Pool
 from syncd.flow import Flow
+from syncd.plan import Passed
 
 from . import bare
 
@@ -78,6 +79,17 @@ async def backfill() -> dict[str, Any]:
 async def full_pass() -> dict[str, Any]:
     async with assembled() as (_, _, flow):
         return await timed(flow.full_pass)
+
+
+async def plan() -> dict[str, Any]:
+    """What has changed enters the journal, and stays there."""
+    async with assembled() as (_, made, _):
+        passed: list[Passed] = []
+
+        async def once() -> None:
+            passed.append(await made.planner.keyed_pass())
+
+        return {**await timed(once), "planned": passed[0].planned}
 
 
 async def keyed() -> dict[str, Any]:
@@ -144,6 +156,7 @@ if __name__ == "__main__":
     works: dict[str, Callable[[], Awaitable[Any]]] = {
         "backfill": backfill,
         "pass": full_pass,
+        "plan": plan,
         "keyed": keyed,
         "minimal": minimal,
         "run": daemon,
