@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 import service
 from operating import desk
@@ -46,7 +45,7 @@ KEPT = ("contact", "list", "membership", "destination", "mirror", "journal", "op
 """Tables whose rows a person would miss."""
 
 
-async def apply_first(connection: asyncpg.Connection, number: int) -> None:
+async def apply_first(connection: db.Connection, number: int) -> None:
     """The schema as it was when there were so many migrations."""
     await connection.execute(migrations._BOOK)
     for one in migrations.migrations()[:number]:
@@ -54,7 +53,7 @@ async def apply_first(connection: asyncpg.Connection, number: int) -> None:
         await connection.execute(migrations._entry(one))
 
 
-async def rows(connection: asyncpg.Connection) -> dict[str, list[dict[str, object]]]:
+async def rows(connection: db.Connection) -> dict[str, list[dict[str, object]]]:
     found = {}
     for table in KEPT:
         told = await connection.fetch(f"select * from syncd.{table} order by 1, 2")

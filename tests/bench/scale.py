@@ -33,7 +33,7 @@ async def row_bytes(url: str, *tables: str) -> dict[str, int]:
 async def source_bytes(url: str, n: int) -> int:
     """Bytes a contact in the source itself, to compare with."""
     connection = await asyncpg.connect(url)
-    size = await connection.fetchval(ROOM, ["contacts", "memberships"])
+    size: int = await connection.fetchval(ROOM, ["contacts", "memberships"])
     await connection.close()
     return round(size / n)
 
