@@ -17,6 +17,7 @@ A single bad record is never an exception: it is an `Outcome` (see `syncd.model`
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -55,6 +56,8 @@ class ProviderError(SyncdError):
         self.reason = reason
         self.status = status
         self.after = after  # seconds, as the provider asked (Retry-After); 0 if it did not
+        # Which part of a backoff is waited, by all whom the call was about: a batch stays together.
+        self.jitter = random.uniform(0.1, 1.0)  # noqa: S311  spreads load, hides nothing
 
 
 class Transient(ProviderError):

@@ -33,10 +33,12 @@ UNSENT_WAIT = 5.0  # seconds, at most: another host may reach the provider; a br
 HALVE_AFTER = 2  # answers lost or not understood with the same batch
 
 
-def backoff(tries: int) -> float:
-    """Full jitter: anything up to 1 s doubled with every try, at most a quarter of an hour."""
-    most = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 20))
-    return random.uniform(most / 10, most)  # noqa: S311  spreads load, hides nothing
+def backoff(tries: int, jitter: float | None = None) -> float:
+    """Seconds: a tenth to the whole, by *jitter* or at random, of 1 s doubled with every try, which
+    is at most a quarter of an hour."""
+    if jitter is None:
+        jitter = random.uniform(0.1, 1.0)  # noqa: S311  spreads load, hides nothing
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 20)) * jitter
 
 
 def settled(entry: Entry, outcome: Outcome) -> Settled:
@@ -190,14 +192,16 @@ def postponed(entry: Entry, error: ProviderError, outages: int) -> Settled:
             entry,
             "due",
             _unknown(entry),
-            after=max(error.after, backoff(entry.attempts)),
+            after=max(error.after, backoff(entry.attempts, error.jitter)),
             doubtful=True,
             outcome="unknown",
             error=error.reason,
             status=error.status,
             receipt=receipt,
         )
-    wait = backoff(outages) if error.status is not None else min(backoff(outages), UNSENT_WAIT)
+    wait = backoff(outages, error.jitter)
+    if error.status is None:
+        wait = min(wait, UNSENT_WAIT)
     return Settled(
         entry,
         "due",

@@ -337,6 +337,19 @@ async def test_transient_waits_as_long_as_the_provider_asks(pool: Pool) -> None:
         assert await w.hand.count("due_at > now() + interval '590 s' and not doubtful") == 1
 
 
+@pytest.mark.parametrize("fault", ["lost", 429])
+async def test_who_failed_together_comes_back_together(pool: Pool, fault: Any) -> None:
+    """Else a batch of a thousand would fall apart into requests of a few."""
+    async with world(pool, "ours", Can.REPEAT) as w:
+        await many(pool, 50)
+        await w.hand.plan()
+        w.acme.faults.append(fault)
+        await w.hand.step()
+
+        assert await w.hand.count("state = 'due'") == 50
+        assert await pool.fetchval("select count(distinct due_at) from syncd.journal") == 1
+
+
 @pytest.mark.parametrize("can", [Can.REPEAT, FIND])
 @pytest.mark.parametrize("fault", ["cut", "lost", 500, "garbage"])
 async def test_a_lost_or_unreadable_answer_is_doubted_and_ends_with_one_record(
