@@ -208,7 +208,11 @@ class Jobs:
         try:
             number = await self._calls.start(plan.kind, self._data(changes, plan), uris)
         except Ambiguous as err:  # jobs are listed: was it begun?
-            if (await self._calls.recent()).keys() - before.keys():
+            try:
+                recent = await self._calls.recent()
+            except ProviderError:
+                raise err from None
+            if recent.keys() - before.keys():
                 raise
             raise Transient(f"{err.reason}; the job was not begun", status=err.status) from None
         before[number] = True
