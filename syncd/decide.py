@@ -188,8 +188,10 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     """Whether a lost try may have left a record under an address that is no longer wanted.
 
     Only where the address is the key: elsewhere it was the same record, or will be found by id.
+    Where a job has it in hand, that is asked first.
     """
-    tried = entry["email"] if entry["doubtful"] and rules.traits.key == "address" else None
+    asks = entry["doubtful"] and entry["receipt"] is None and rules.traits.key == "address"
+    tried = entry["email"] if asks else None
     return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
 
 
@@ -294,7 +296,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         was = was._replace(subscribed=rules.traits.key == "ours" or was.subscribed)
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
     # Another address is another record, where the address is the key: it may be off there.
-    other = rules.traits.key == "address" and row["m_email"] != row["email"]
+    other = rules.traits.key == "address" and was is not None and was.email != row["email"]
     resubscribe = want.subscribed and was is not None and (other or not was.subscribed)
     change = Change(
         row["contact_id"],

@@ -59,6 +59,8 @@ def _superseded(entry: Entry, outcome: Outcome) -> Settled:
     contact is due again, and nothing that was learned is thrown away (races 17)."""
     again = Settled(entry, "due", _unknown(entry), outcome="superseded", attempt_used=False)
     known = entry.mirror_state in HELD
+    if not isinstance(outcome, Applied):
+        again = again._replace(doubtful=entry.change.doubtful)
     match outcome:
         case OptedOut() | Vanished():
             return _settled(entry, outcome)._replace(state="due", attempt_used=False)
@@ -110,6 +112,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
                 entry,
                 "due",
                 after=outcome.look_after,
+                doubtful=entry.change.doubtful,  # what an earlier try did is still not known
                 attempt_used=False,
                 outcome="started",
                 receipt=outcome.receipt,

@@ -10,6 +10,7 @@ import pytest
 from cmdline import Done, apply_example, environment, secret, syncd
 from people import fill
 
+from syncd.db import Pool
 from syncd.sandbox import Handle, serve
 
 
@@ -21,7 +22,7 @@ async def sandbox() -> AsyncIterator[Handle]:
         assert (state["violations"], state["resubscribed"]) == ([], [])
 
 
-async def configured(pool: Any, database: str, sandbox: Handle, folder: Path) -> None:
+async def configured(pool: Pool, database: str, sandbox: Handle, folder: Path) -> None:
     """The annotated destination, but for the port, and for politeness."""
     await apply_example(database, sandbox, folder)
     await pool.execute(
@@ -41,7 +42,7 @@ def people(sandbox: Handle) -> dict[str, Any]:
     return {one["email"]: one for one in sandbox.snapshot()["profiles"].values()}
 
 
-async def in_step(pool: Any, sandbox: Handle) -> list[str]:
+async def in_step(pool: Pool, sandbox: Handle) -> list[str]:
     """How the sandbox differs from the source, for those who are mailed."""
     names = {int(n): one["name"] for n, one in sandbox.snapshot()["lists"].items()}
     rows = await pool.fetch(
@@ -66,7 +67,7 @@ async def in_step(pool: Any, sandbox: Handle) -> list[str]:
 
 
 async def test_jobs_single_changes_consent_and_removal_converge(
-    pool: Any, database: str, sandbox: Handle, tmp_path: Path
+    pool: Pool, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
     await fill(pool, 120)
     await configured(pool, database, sandbox, tmp_path)
@@ -122,8 +123,29 @@ async def test_jobs_single_changes_consent_and_removal_converge(
     assert [one["email"] for one in told] == ["p16@x.example"]
 
 
+async def test_a_job_put_off_after_a_lost_answer_still_joins_every_list(
+    pool: Pool, database: str, sandbox: Handle, tmp_path: Path
+) -> None:
+    """They are there already, and the lost job runs on: what it makes of lists is not known yet.
+    Nobody is taken for having left a list that it was never put into."""
+    await fill(pool, 120)
+    await pool.execute(
+        "insert into syncd.membership"
+        " select 'vip', 'c' || lpad(g::text, 5, '0') from generate_series(3, 119, 6) g"
+    )
+    await configured(pool, database, sandbox, tmp_path)
+    sandbox.act("add_list", name="Elsewhere")
+    for n in range(2, 121, 2):
+        sandbox.act("add", email=f"p{n}@x.example", list=101)
+        sandbox.act("delete", email=f"p{n}@x.example")
+    sandbox.set_limits(job_seconds=4)
+    sandbox.next_fault("cut_after", 1, "/ws/customers/syncd_sandbox/activities", method="POST")
+    ended = await backfilled(database, sandbox)
+    assert (ended.code, await in_step(pool, sandbox)) == (0, []), ended.err
+
+
 async def test_wrong_credentials_halt_with_a_reason(
-    pool: Any, database: str, sandbox: Handle, tmp_path: Path
+    pool: Pool, database: str, sandbox: Handle, tmp_path: Path
 ) -> None:
     await fill(pool, 10)
     await configured(pool, database, sandbox, tmp_path)
