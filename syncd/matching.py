@@ -178,8 +178,11 @@ class Matcher:
         if stray and row.state == "here" and tried is None:  # in a list that we did not put it in
             done.news.add(row.contact_id)
             return Written(*row[:2], "adopted", remote, lists, True, True)
-        if row.state == "adopted" or tried is not None:
-            return Written(*row[:3], remote, lists, row.subscribed, tried is not None)
+        if tried is not None:  # the lost request may have moved it
+            email = address(seen) or row.email
+            return Written(row.contact_id, email, row.state, remote, lists, row.subscribed, True)
+        if row.state == "adopted":
+            return Written(*row[:3], remote, lists, row.subscribed, False)
         if row.subscribed and row.settled:
             self._notice(seen, row.contact_id, done)
         return Written(*row[:3], remote, row.lists, row.subscribed, False)

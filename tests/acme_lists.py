@@ -31,6 +31,7 @@ from syncd.model import (
     Meter,
     Outcome,
     Page,
+    Rejected,
     Request,
     Seen,
     Traits,
@@ -202,6 +203,8 @@ class Shelves:
             return web.json_response({"error": "no such member"}, status=404)
         if method == "DELETE":
             self.inside[number].remove(one)
+        elif (other := self.at(said["email"])) is not None and other is not member:
+            return web.json_response({"error": "the address already exists"}, status=409)
         else:
             self.members[one].email = said["email"]
             self.members[one].fields.update(said["fields"])
@@ -223,14 +226,13 @@ class Reader(Adapter):
 
     @classmethod
     def judge(cls, request: Request, answer: Answer) -> Any:
-        if answer.status == 404:
+        if answer.status in (404, 409):
             return "ok" if "/members/" in request.target else None
         return None
 
     async def _send(self, method: str, target: str, said: Any = None) -> Answer:
         body = b"" if said is None else orjson.dumps(said)
-        repeatable = method != "POST" or target.count("/") == 4
-        answer = await self._wire.send(Request(method, target, body, repeatable=repeatable))
+        answer = await self._wire.send(Request(method, target, body, repeatable=method != "POST"))
         self.written += method != "GET"
         return answer
 
@@ -277,7 +279,10 @@ class Reader(Adapter):
         for ours, there in want.items():
             if ours in was:
                 target = f"/lists/{there}/members/{ids[there]}"
-                if (await self._send("POST", target, said)).status == 404:
+                answer = await self._send("POST", target, said)
+                if answer.status == 409:
+                    return Rejected(orjson.loads(answer.body)["error"], 409)
+                if answer.status == 404:
                     return Waits(ours)
         for ours, there in want.items():
             if ours not in was:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from acme_lists import LISTS, Shop, shop
-from support import blocked, gone, holding, rename
+from support import blocked, gone, holding, move, rename
 
 from syncd import control
 from syncd import flow as flows
@@ -652,6 +652,28 @@ async def test_a_lost_add_of_somebody_deleted_meanwhile_is_taken_back(pool: Pool
         await gone(pool, "ann")
         await settle(w, flow)
         assert w.shelves.held() == {"NEWS": emails(crowd(3))}
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut"])
+async def test_a_scan_says_where_a_lost_move_has_got_to_before_addresses_are_exchanged(
+    pool: Pool, fault: Any
+) -> None:
+    """Else bob is sent to an address that is taken, and refused there for good."""
+    async with shop(pool) as w:
+        await people(pool, news="ann bob")
+        flow = await filled(w)
+        await scan(w, flow)
+        w.shelves.faults.append(fault)
+        await move(pool, ann="s@x.test")
+        await w.hand.plan()
+        await once(flow)
+        await move(pool, ann="bob@x.test", bob="s@x.test")
+        await settle(w, flow)
+        assert w.shelves.held() == {"NEWS": ["bob@x.test", "s@x.test"]}
+        mirror = await w.hand.mirror()
+        assert {one: mirror[one]["email"] for one in mirror} == {
+            "ann": "bob@x.test", "bob": "s@x.test"
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", ["lost", "cut"])
