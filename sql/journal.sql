@@ -233,14 +233,17 @@ select contact_id from syncd.mirror
 
 -- name: mail_off
 -- Mail is off there, or may be: the provider has just said so, or the answer to a silence was lost.
--- Said before any opt_out row is touched.
+-- Said before any opt_out row is touched. A row whose address was exchanged, and has not been sent
+-- since, still says so: it is off at the record, but perhaps not at the address that it is to get.
 with off as materialized (
     select m.contact_id from syncd.mirror m
      where m.destination_id = $1::int and m.contact_id = any($2::text[]) and m.subscribed
      order by m.contact_id
        for no key update
 )
-update syncd.mirror m set subscribed = false, digest = null
+update syncd.mirror m
+   set subscribed = false,
+       digest = case when m.digest = '00000000-0000-0000-0000-000000000000'::uuid then m.digest end
  where m.destination_id = $1::int and m.contact_id = any(array(select o.contact_id from off o));
 
 -- name: opt_out

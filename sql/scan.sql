@@ -151,7 +151,10 @@ with told as (
                       and m.subscribed and m.pushed_at > o.observed_at))
     returning o.contact_id, o.email, o.kind, o.list_id
 ), off as (
-    update syncd.mirror m set subscribed = false, digest = null
+    update syncd.mirror m
+       set subscribed = false,  -- as `mail_off`
+           digest = case when m.digest = '00000000-0000-0000-0000-000000000000'::uuid
+                         then m.digest end
       from noted n
      where m.destination_id = $1::int and m.contact_id = n.contact_id and m.subscribed
        and n.list_id is null and n.kind in ('unsubscribed', 'complained')

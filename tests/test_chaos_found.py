@@ -1,0 +1,37 @@
+"""What the campaign has found (`tests.chaos`), each finding made small, so that it stays mended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from company import add, company
+
+from syncd.db import Pool
+
+ANN, BOB = "ann@x.test", "bob@x.test"
+SWAP = """
+update syncd.contact c set email = o.email from syncd.contact o
+ where (c.id, o.id) in (('ann', 'bob'), ('bob', 'ann'))"""
+LONG_AGO = """
+update syncd.opt_out set observed_at = observed_at - interval '1 h',
+                         occurred_at = occurred_at - interval '1 h'"""
+
+
+async def test_a_no_before_an_exchanged_address_is_sent_is_a_no_at_the_new_one_too(
+    database: str, pool: Pool
+) -> None:
+    """The record is off by the mark of the old address alone."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute(SWAP)
+            await flow.look()
+            at.boxes["clevertap"].act("unsubscribe", email=ANN)
+            await flow.read()
+            await flow.look()
+            await flow.pump(until_empty=True)
+        people = at.boxes["clevertap"].snapshot()["profiles"]
+        assert people["ann"]["Email"] == BOB
+        assert not at.mailed("clevertap", ANN)
+        assert not at.mailed("clevertap", BOB)
