@@ -56,8 +56,10 @@ with told as (
       from told
       left join lateral (
           select x.contact_id, x.email, x.state, x.subscribed, x.pushed_at,
-                 not x.subscribed or exists (  -- it cannot be turned on there any more
-                     select 1 from unnest(x.lacking) l where l like 'subscription%') as held_off
+                 x.state <> 'absent' and (  -- of whom nothing was sent, nothing is our own doing
+                     not x.subscribed or exists (  -- it cannot be turned on there any more
+                         select 1 from unnest(x.lacking) l where l like 'subscription%'))
+                     as held_off
             from syncd.mirror x
            where x.destination_id = $1::int
              and (x.contact_id = told.contact_id

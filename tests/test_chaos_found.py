@@ -35,3 +35,19 @@ async def test_a_no_before_an_exchanged_address_is_sent_is_a_no_at_the_new_one_t
         assert people["ann"]["Email"] == BOB
         assert not at.mailed("clevertap", ANN)
         assert not at.mailed("clevertap", BOB)
+
+
+async def test_a_no_of_somebody_who_was_never_sent_is_not_our_own_doing(
+    database: str, pool: Pool
+) -> None:
+    """The source said no first, so dan was not made; his own no outlives the source's."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await add(pool, "dan")
+        await pool.execute("update syncd.contact set subscribed = false where id = 'dan'")
+        await at.backfill()
+        at.boxes["clevertap"].act("unsubscribe", email="dan@x.test")
+        await at.settle()
+        assert await pool.fetchval("select contact_id from syncd.opt_out") == "dan"
+        await pool.execute("update syncd.contact set subscribed = true where id = 'dan'")
+        await at.backfill()
+        assert not at.mailed("clevertap", "dan@x.test")
