@@ -51,3 +51,20 @@ async def test_a_no_of_somebody_who_was_never_sent_is_not_our_own_doing(
         await pool.execute("update syncd.contact set subscribed = true where id = 'dan'")
         await at.backfill()
         assert not at.mailed("clevertap", "dan@x.test")
+
+
+async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
+    database: str, pool: Pool
+) -> None:
+    """An address keeps its mark, whether there is a record of it or not."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        for who, make in (("dan", at.settle), ("eve", at.backfill)):  # by a claim; by a window
+            email = f"{who}@x.test"
+            at.boxes["clevertap"].act("unsubscribe", email=email)
+            await at.settle()
+            await pool.execute(LONG_AGO)
+            await add(pool, who, consented_at=datetime.now(UTC))
+            await make()
+            assert at.mailed("clevertap", email)
+        at.boxes["clevertap"].state.writes.resubscribed.clear()  # these were allowed
