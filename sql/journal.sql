@@ -207,6 +207,15 @@ select u.contact_id
         where m.destination_id = $1::int and m.contact_id <> u.contact_id
           and m.remote @> u.remote::jsonb and m.state <> 'absent');
 
+-- name: is_anothers
+select exists (select 1 from syncd.mirror m
+                where m.destination_id = $1::int and m.contact_id <> $2::text
+                  and m.remote @> any($3::text[]::jsonb[]) and m.state <> 'absent')
+       or exists (select 1 from syncd.mirror m
+                   where m.destination_id = $1::int and m.contact_id = any($4::text[]))
+       or exists (select 1 from syncd.journal j
+                   where j.destination_id = $1::int and j.contact_id = any($4::text[]));
+
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
 -- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any

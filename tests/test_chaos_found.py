@@ -68,3 +68,28 @@ async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
             await make()
             assert at.mailed("clevertap", email)
         at.boxes["clevertap"].state.writes.resubscribed.clear()  # these were allowed
+
+
+async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profiles_are_adopted(
+    database: str, pool: Pool
+) -> None:
+    """Bob is new there when ann's profile still has the address that is his by now. Eve left; dan
+    got her address, and one day she is back."""
+    options = {"clevertap": {"adopt": "email"}}
+    async with company(
+        database, pool, ["clevertap"], contacts=["ann", "eve"], options=options
+    ) as at:
+        await at.backfill()
+        await add(pool, "bob")
+        await pool.execute(SWAP)
+        await pool.execute("delete from syncd.contact where id = 'eve'")
+        await at.settle()
+        await add(pool, "dan", "eve@x.test")
+        await at.backfill()
+        await add(pool, "eve")
+        await pool.execute("update syncd.contact set email = 'dan@x.test' where id = 'dan'")
+        await at.settle()
+        await at.backfill()
+        people = at.boxes["clevertap"].snapshot()["profiles"]
+        held = {name: one["Email"] for name, one in people.items() if one["mailable"]}
+        assert held == {"ann": BOB, "bob": ANN, "dan": "dan@x.test", "eve": "eve@x.test"}

@@ -97,12 +97,15 @@ class Writer:
 
     async def again(self, c: Connection) -> None:
         """Somebody who was deleted comes back, with the old address or another."""
-        rows = await c.fetch("""
+        rows = await c.fetch(
+            """
 select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email from chaos.truth t
  where relation = 'contact' and op = 'delete'
    and not exists (select 1 from syncd.contact c where c.id = t.was ->> 'id')
    and t.was ->> 'id' <> all($1)
- order by was ->> 'id', n desc""", list(self.erased))
+ order by was ->> 'id', n desc""",
+            list(self.erased),
+        )
         if not rows:
             return
         row = self.rng.choice(rows)
