@@ -15,10 +15,10 @@ import structlog
 
 from syncd import control, db, migrate
 from syncd.assemble import Assembled, assemble
+from syncd.bells import first_of
 from syncd.control import Destination
 from syncd.db import Pool
 from syncd.errors import ConfigError, DatabaseUnreachable, Fenced
-from syncd.flow import first_of
 from syncd.health import Health
 from syncd.metrics import Metrics
 from syncd.observer import NOBODY, Observer

@@ -271,8 +271,8 @@ async def assemble(
         )  # fmt: skip
         if worker is not None:
             made.flow = _flow(made, settings, worker, limits)
-            made.flow.fingerprint = held.fingerprint
-            made.flow.observer, made.flow.answers = observer, out.requests.total
+            made.flow.condition.fingerprint = held.fingerprint
+            made.flow.observe(observer, out.requests.total)
         try:
             yield made
         finally:

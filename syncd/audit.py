@@ -21,10 +21,11 @@ from syncd.audit_report import ALWAYS, AN_EXPORT, Audit, Reading
 from syncd.audit_rows import AuditRows
 from syncd.audit_stage import Stage
 from syncd.audit_verdict import Scope, Verdict, judge
+from syncd.bells import first_of
 from syncd.db import Row
 from syncd.errors import ProviderError
 from syncd.estimate import seconds_for
-from syncd.flow import Flow, first_of
+from syncd.flow import Flow
 from syncd.model import Can, Finding, Notice
 from syncd.plan import castable
 

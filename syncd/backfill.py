@@ -17,10 +17,11 @@ import structlog
 
 from syncd import db, faults, sql
 from syncd.backfill_part import Part
+from syncd.bells import first_of
+from syncd.condition import CREATES
 from syncd.control import Destination
 from syncd.errors import ConfigError, DatabaseUnreachable, Fenced, ProviderError
 from syncd.estimate import estimate
-from syncd.flow import CREATES, first_of
 from syncd.members import list_id, plan_members
 from syncd.outcomes import backoff
 from syncd.serve import CONFIGURATION, FOLLOWED
@@ -219,7 +220,7 @@ class Backfill:
             await part.flow.backfill(self.force)
         await self._erased(part)
         for _ in range(ROUNDS):
-            if part.flow.gives_up or part.flow.is_stuck or part.flow.destination.paused:
+            if part.flow.gives_up or part.flow.sender.is_stuck or part.flow.destination.paused:
                 break
             if not await (self._looked(part) if self.only is None else self._planned(part)):
                 part.quiet = True

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncd.assemble import Assembled
+from syncd.condition import Tally
 from syncd.control import Destination
 from syncd.errors import ProviderError
 from syncd.estimate import Estimate
-from syncd.flow import Flow, Tally
+from syncd.flow import Flow
 
 REMOVED = ("withdrawn", "deleted", "erased")
 SETTLED = ("created", "updated", "absent", "rejected", *REMOVED)
@@ -43,7 +44,7 @@ class Part:
 
     def begin(self, made: Assembled) -> None:
         self.made, self.ready, self.quiet = made, False, False
-        self.flow.tally = self.tally
+        self.flow.condition.tally = self.tally
 
     def end(self) -> None:
         self.left, self.made = self.requests, None

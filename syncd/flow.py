@@ -8,91 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
 
 import structlog
 
-from syncd import control, meter, sql
-from syncd.breaker import Breaker, Refusals
+from syncd import meter, sql
+from syncd.bells import Bells, first_of
+from syncd.breaker import Breaker
+from syncd.condition import Condition, Tally
 from syncd.control import Destination
-from syncd.db import Row
 from syncd.decide import Rules
 from syncd.erasure import Erasures
-from syncd.errors import Ambiguous, Fenced, OtherAccount, ProviderError, Transient, Unintelligible
-from syncd.fresh import Fresh
+from syncd.errors import Fenced, ProviderError, Transient
 from syncd.fullpass import Counts, FullPass, may_send_directly
-from syncd.journal import Claim, Journal, MirrorRow, Settled
+from syncd.journal import Journal
 from syncd.lists import Lists
-from syncd.model import Can
-from syncd.observer import NOBODY, Observer, Pulse
-from syncd.outcomes import postponed, unsent
+from syncd.observer import NOBODY, Observer
 from syncd.plan import Passed, Planner
-from syncd.push import Push, Pushed
+from syncd.push import Push
 from syncd.reading import Reading
 from syncd.scan import OptOutReader
+from syncd.sender import Sender
 from syncd.upkeep import measure
 
 log = structlog.get_logger()
 
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
 ERASE_POLL = 30.0  # seconds between looks whether an erasure can be read back
-LIST_POLL = 1.0  # seconds between looks whether a list is due
-RENAMED = Ambiguous("a list was renamed meanwhile")
-CREATES = "creates: "  # how `halted` begins where only creates are stopped
-
-
-@dataclass(slots=True)
-class Bells:
-    """What wakes a flow's loops."""
-
-    plan: asyncio.Event = field(default_factory=asyncio.Event)
-    push: asyncio.Event = field(default_factory=asyncio.Event)
-    read: asyncio.Event = field(default_factory=asyncio.Event)
-    full: asyncio.Event = field(default_factory=asyncio.Event)
-    scan: asyncio.Event = field(default_factory=asyncio.Event)  # everything that is there
-    waits: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for a scan
-    erase: asyncio.Event = field(default_factory=asyncio.Event)  # an erasure may have got further
-
-
-@dataclass(slots=True)
-class Tally:
-    """What this process has done for the destination since it started, by outcome."""
-
-    outcomes: dict[str, int] = field(default_factory=dict)
-    failure: ProviderError | None = None  # the last one, until a success
-    planned: int = 0  # differences that passes found
-
-    def add(self, results: Sequence[Settled], created: int = 0) -> Counter[str]:
-        """Returns what was added, by outcome."""
-        counted = Counter(one.outcome for one in results)
-        counted["created"] += created
-        for outcome, n in (+counted).items():
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + n
-        return +counted
-
-
-@dataclass(slots=True)
-class Standstill:
-    """How long a backfill has waited for what was due when nothing more could be claimed.
-
-    Only that counts: what is planned meanwhile comes and goes, for others and for ever.
-    """
-
-    until: object = None  # rows planned later are not waited for
-    fewest: int | None = None
-    since: float = 0.0
-
-    def seconds(self, row: Row) -> float:
-        """Without one of them done, at this look. Whoever waits for a bulk job, or for a scan that
-        gets on, moves on."""
-        now = time.monotonic()
-        if self.fewest is None or row["n"] < self.fewest or row["jobs"]:
-            self.fewest, self.since = row["n"], now
-            self.until = self.until or row["now"]
-        return now - self.since
 
 
 class Flow:
@@ -117,7 +60,7 @@ class Flow:
         erasures: Erasures,
         reading: Reading,
     ) -> None:
-        self.destination = destination
+        self.condition = Condition(destination, planner.pool, push)
         self.planner = planner
         self.journal = journal
         self.push = push
@@ -125,64 +68,54 @@ class Flow:
         self.reader = reader
         self.poll = poll
         self.window = window
-        self.claims = claims
-        self.claim_size = claim_size or rules.traits.batch
         self.learn = learn
         self.identify = identify
         self.lists = lists
         self.erasures = erasures
         self.reading = reading
         self.bells = Bells()
-        self.breaker = Breaker()
-        self.refusals = Refusals(max(10, destination.guard_floor))
-        self.tally = Tally()
         self.stop = reading.stop = push.stop
         self.full: FullPass | None = None  # the one that runs
-        self.fingerprint: str | None = None  # of the credential
         self.observer: Observer = NOBODY
-        self.answers: Callable[[], int] = lambda: 0  # so many came from the provider
-        self.pulse = Pulse()
-        self._answered = 0  # of them: known to the pulse
-        self._pumping = False
-        self.patience = 60.0  # seconds a backfill waits for a provider that does not answer
-        self.is_stuck = False  # the last pump gave up on rows that never get done
-        self._busy = 0
-        self._sweeping = False
-        self._lists_at = 0.0  # when to look for due lists again
-        self._draining = False  # pumping until nothing is left
+        self.sender = Sender(
+            self.condition, journal, push, rules, lists, reading, self.bells, claims=claims,
+            claim_size=claim_size, look=self.look, keep_lists=self.keep_lists,
+        )  # fmt: skip
 
     # ── Whether ─────────────────────────────────────────────────────────────────────────────
 
     def follow(self, destination: Destination) -> None:
         """Take up what was changed without a new mapping: paused, halted, guard, schedules."""
-        self.destination = self.planner.destination = destination
+        self.condition.destination = self.planner.destination = destination
         for bell in (self.bells.push, self.bells.plan):
             bell.set()
 
     @property
-    def stands_still(self) -> str | None:
-        """Why nothing may be sent; None where something may."""
-        halted = self.destination.halted
-        if self.destination.paused:
-            return "paused"
-        if halted is not None and not halted.startswith(CREATES):
-            return halted
-        return None
+    def destination(self) -> Destination:
+        return self.condition.destination
 
     @property
-    def still(self) -> float:
-        """Seconds in which the pump has not moved: nothing was claimed, settled or answered, and
-        it did not find either that there is nothing to do, or that nothing may be sent."""
-        if not self._pumping:
-            return 0.0
-        if (answered := self.answers()) != self._answered:
-            self._answered = answered
-            self.pulse.beat()
-        return self.pulse.still
+    def breaker(self) -> Breaker:
+        return self.condition.breaker
 
-    def _current_rules(self) -> Rules:
-        creates = (self.destination.halted or "").startswith(CREATES)
-        return replace(self.rules, creates_halted=creates) if creates else self.rules
+    @property
+    def tally(self) -> Tally:
+        return self.condition.tally
+
+    @property
+    def stands_still(self) -> str | None:
+        """Why nothing may be sent; None where something may."""
+        return self.condition.stands_still
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether a backfill should leave the rest for later."""
+        return self.sender.gives_up
+
+    def observe(self, observer: Observer, answers: Callable[[], int]) -> None:
+        """Tell somebody what is done; answers: how many came from the provider so far."""
+        self.observer = self.sender.observer = observer
+        self.sender.answers = answers
 
     # ── Loops ───────────────────────────────────────────────────────────────────────────────
 
@@ -219,14 +152,14 @@ class Flow:
         try:
             await self.identify()
         except (ProviderError, Fenced) as error:
-            await self._failed([_put_off(error)])
+            await self.condition.failed([_put_off(error)])
             return False
         return True
 
     async def keep_lists(self, *, look_only: bool = False) -> bool:
         """Bring the lists in step before the contacts in them; False when the provider failed."""
         if errors := await self.lists.keep(look_only=look_only):
-            await self._failed(errors)
+            await self.condition.failed(errors)
         elif not look_only:
             await self.reading.ask_new()
         return not errors
@@ -274,9 +207,9 @@ class Flow:
         try:
             await question()
         except (ProviderError, Fenced) as error:
-            await self._failed([_put_off(error)])
+            await self.condition.failed([_put_off(error)])
             return False
-        await self._succeeded()
+        self.condition.succeeded()
         return True
 
     async def _read_loop(self) -> None:
@@ -290,7 +223,7 @@ class Flow:
         """See to erasures: when one is asked for, when one was conveyed, and now and then."""
         while not self.stop.is_set():
             self.bells.erase.clear()
-            if self.stands_still is None and self.breaker.may_send:
+            if self.condition.may_send:
                 await self.erase()
             await first_of(self.stop, self.bells.erase, timeout=ERASE_POLL)
 
@@ -307,7 +240,7 @@ class Flow:
     async def _scan_loop(self) -> None:
         """Run the scans that are asked for, by whoever waits for one or by the schedule."""
         while not self.stop.is_set():
-            if self.stands_still is None and self.breaker.may_send:
+            if self.condition.may_send:
                 await self._scan()
             pause = max(self.breaker.pause, SCAN_POLL)
             rung = () if self.bells.scan.is_set() else (self.bells.scan, self.bells.waits)
@@ -322,11 +255,11 @@ class Flow:
             while not self.stop.is_set() and self.stands_still is None:
                 if not (await self.reading.any_asked() and await self.reading.step()):
                     return
-                await self._succeeded()
+                self.condition.succeeded()
                 for bell in (self.bells.push, self.bells.plan):
                     bell.set()
         except (ProviderError, Fenced) as error:
-            await self._failed([_put_off(error)])
+            await self.condition.failed([_put_off(error)])
 
     async def _plan_loop(self) -> None:
         rung = False
@@ -369,8 +302,8 @@ class Flow:
         self.full = FullPass(
             self.planner,
             self.journal,
-            self._current_rules(),
-            self._send_window if direct else None,
+            self.sender.current_rules(),
+            self.sender.send_window if direct else None,
             window=self.window,
             force=force,
             stop=self.stop,
@@ -398,46 +331,9 @@ class Flow:
     # ── Push ────────────────────────────────────────────────────────────────────────────────
 
     async def pump(self, until_empty: bool) -> None:
-        """Claim and send; the next claim and the last settlement overlap with what is in flight."""
-        self._draining, self.is_stuck, still = until_empty, False, Standstill()
-        async with self._scanning(until_empty), self._moving(), asyncio.TaskGroup() as group:
-            while not self.stop.is_set():
-                self.bells.push.clear()
-                await self._keep_due_lists()
-                claim = await self._next_claim()
-                if claim is not None or not self._busy:
-                    self.pulse.beat()
-                if claim is None or not claim.taken:
-                    if until_empty and not self._busy and await self._finished(still):
-                        return
-                    await self._rest(claim)
-                    continue
-                if claim.entries or claim.settled:
-                    self._busy += 1
-                    group.create_task(self._carry(claim))
-                elif until_empty:
-                    await self.look()  # what was released may have to be planned anew
-                if claim.taken < self.claim_size and not until_empty:
-                    await self._rest(claim)  # there was no more than this: wait for a bell
-
-    @asynccontextmanager
-    async def _moving(self) -> AsyncIterator[None]:
-        """While it pumps somebody may ask when it last moved."""
-        self.pulse.beat()
-        self._pumping = True
-        try:
-            yield
-        finally:
-            self._pumping = False
-
-    async def _keep_due_lists(self) -> None:
-        """Now and then: contacts wait for a list whose making failed, or was put to a person."""
-        may_send = self.stands_still is None and self.breaker.may_send
-        if not may_send or time.monotonic() < self._lists_at:
-            return
-        self._lists_at = time.monotonic() + LIST_POLL
-        if await self.lists.any_due():
-            await self.keep_lists()
+        """Claim and send, until `stop` or until nothing is left."""
+        async with self._scanning(until_empty):
+            await self.sender.run(until_empty)
 
     @asynccontextmanager
     async def _scanning(self, needed: bool) -> AsyncIterator[None]:
@@ -450,176 +346,6 @@ class Flow:
             yield
             scans.cancel()
 
-    async def _next_claim(self) -> Claim | None:
-        """The next claim; None while nothing may be sent."""
-        most = 1 if self.breaker.is_open else self.claims
-        if self._busy >= most or self.stands_still is not None or not self.breaker.may_send:
-            return None
-        rules = self._current_rules()
-        if self.push.can & Can.JOBS:
-            job = await self.journal.claim_job(rules)
-            if job.taken:
-                return job
-        return await self.journal.claim(self.claim_size, rules)
-
-    async def _rest(self, claim: Claim | None) -> None:
-        due = None if claim is None else await self.journal.next_due()
-        pause = 1.0 if due is None else min(1.0, max(0.01, due))
-        if claim is None and not self._busy:
-            pause = max(0.05, min(1.0, self.breaker.pause or 1.0))
-        await first_of(self.stop, self.bells.push, timeout=pause)
-
-    async def _finished(self, still: Standstill) -> bool:
-        """Whether a backfill is over: nothing due or sent, here or at any other worker; or nothing
-        of it has been done for so long that it may never be, for a change that waits for a person
-        holds it up, or the provider puts it off for ever."""
-        if self.gives_up or self.destination.paused:
-            return True
-        if self._sweeping:
-            return False
-        row = await self.planner.pool.fetchrow(sql.flow.pending, self.destination.id)
-        assert row is not None
-        if not row["due"] and not row["sent"] and not row["windows"]:
-            return True
-        if row["windows"] or not self.breaker.may_send:
-            return False
-        left = await self.planner.pool.fetchrow(sql.flow.waiting, self.destination.id, still.until)
-        assert left is not None
-        self.is_stuck = still.seconds(left) > self.patience
-        if self.is_stuck:
-            log.warning("gave up waiting: nothing that is due gets done", contacts=left["n"])
-        return self.is_stuck
-
-    async def _carry(self, claim: Claim) -> None:
-        try:
-            mark = await self._list_names()
-            pushed = await self.push.attempt(claim)
-            await self._doubt_renamed(mark, pushed)
-            results = await self._learn(pushed)
-            lost = await self.journal.settle(claim, results)
-            self.pulse.beat()
-            self._counted(results)
-            if any(one.entry.erases for one in results):
-                self.bells.erase.set()
-            await self.reading.wait(pushed.waits)
-            await self.reading.learn()
-            if pushed.waits:
-                self.bells.waits.set()
-            if lost:
-                log.warning("another worker had taken over", contacts=len(lost))
-        finally:
-            self._busy -= 1
-            if self._busy + 1 >= self.claims or self.breaker.is_open or self._draining:
-                self.bells.push.set()  # somebody waits for the place, or for the end
-
-    async def _send_window(self, fresh: Fresh) -> Pushed:
-        while not self.breaker.may_send and not self.gives_up:
-            await first_of(self.stop, timeout=min(1.0, self.breaker.pause))
-        if self.gives_up or self.stands_still is not None:
-            return Pushed([unsent(one, "handed back") for one in fresh.entries()])
-        mark = await self._list_names()
-        pushed = await self.push.attempt_fresh(fresh)
-        if self.rules.traits.lists_by_name and not await self.lists.are_called(mark):
-            pushed = Pushed([postponed(one, RENAMED, 0) for one in fresh.entries()])
-        pushed.results = list(await self._learn(pushed))
-        self._counted(pushed.results, created=pushed.plain)
-        return pushed
-
-    async def _list_names(self) -> str | None:
-        """See that lists are written by the names that they have by now; see `Lists.names`."""
-        if not self.rules.traits.lists_by_name:
-            return None
-        try:
-            return await self.lists.names()
-        except (ProviderError, Fenced):
-            return None  # what is sent now fails as well, or is not believed
-
-    async def _doubt_renamed(self, mark: str | None, pushed: Pushed) -> None:
-        """Whoever was put into a list that somebody else renamed meanwhile may not be in it."""
-        if not self.rules.traits.lists_by_name or await self.lists.are_called(mark):
-            return
-        pushed.results = [
-            postponed(one.entry, RENAMED, 0)
-            if one.state == "done" and isinstance(one.mirror, MirrorRow) and one.mirror.lists
-            else one
-            for one in pushed.results
-        ]
-
-    def _counted(self, results: Sequence[Settled], created: int = 0) -> None:
-        for outcome, n in self.tally.add(results, created).items():
-            self.observer.settled(outcome, n)
-
-    # ── What the answers teach ──────────────────────────────────────────────────────────────
-
-    async def _learn(self, pushed: Pushed) -> Sequence[Settled]:
-        if pushed.errors:
-            await self._failed(pushed.errors)
-        elif pushed.succeeded:
-            await self._succeeded()
-        self.push.outages = self.breaker.outages
-        words = self.refusals.judge(pushed.results, pushed.since if pushed.plain else None)
-        if words is None:
-            return pushed.results
-        return await self._halt_creates(words, pushed.results)
-
-    async def _failed(self, errors: Sequence[ProviderError]) -> None:
-        person = next((error for error in errors if error.needs_a_person), None)
-        self.tally.failure = person or errors[0]
-        if person is not None:
-            await self._halt(person)
-            return
-        after = max(error.after for error in errors)
-        if all(isinstance(error, Unintelligible) for error in errors):
-            log.warning("answer not understood", reason=errors[0].reason)
-        if self.breaker.failed(after):
-            log.warning("provider is not available", reason=errors[0].reason)
-
-    async def _succeeded(self) -> None:
-        self.tally.failure = None
-        if self.breaker.succeeded():
-            log.info("provider is back")
-
-    async def _halt(self, refusal: ProviderError) -> None:
-        """Stop the destination, unless a fresh probe says that it was this request alone."""
-        probed = refusal if isinstance(refusal, OtherAccount) else await self._probed(refusal)
-        if probed is None:
-            return
-        refusal = probed
-        self.tally.failure = refusal
-        self.destination = replace(self.destination, halted=refusal.reason)
-        if await self._write_halt(refusal.reason):
-            log.error("destination halted", reason=refusal.reason)
-
-    async def _probed(self, refusal: ProviderError) -> ProviderError | None:
-        """The refusal in the words of a fresh probe; None where that found nothing wrong."""
-        try:
-            findings = await self.push.adapter.check()
-        except ProviderError as error:
-            return error if error.needs_a_person else None
-        errors = [one for one in findings if one.level == "error"]
-        if not errors:
-            return None
-        return type(refusal)(f"{errors[0].says}. {errors[0].remedy}", status=refusal.status)
-
-    async def _write_halt(self, reason: str) -> bool:
-        pool, me = self.planner.pool, self.destination.id
-        return await control.halt(pool, me, reason, self.fingerprint)
-
-    async def _halt_creates(self, words: str, results: Sequence[Settled]) -> Sequence[Settled]:
-        """The same refusal for many contacts running is not about contacts: reject nobody."""
-        reason = f"{CREATES}refused for {len(self.refusals.contacts)} contacts running: {words}"
-        contacts, self.refusals.contacts = sorted(self.refusals.contacts), set()
-        self.destination = replace(self.destination, halted=reason)
-        if await self._write_halt(reason):
-            log.error("creates halted", reason=words)
-        await control.retry(self.planner.pool, [self.destination.name], contacts)
-        return [
-            one._replace(state="due", outcome="postponed", attempt_used=False, after=60.0)
-            if one.outcome == "rejected" and one.entry.contact_id in contacts
-            else one
-            for one in results
-        ]
-
     # ── One shot ────────────────────────────────────────────────────────────────────────────
 
     async def backfill(self, force: bool = False) -> None:
@@ -628,7 +354,7 @@ class Flow:
         Ends early, with rows left due, where a person is needed or the provider stays away.
         """
         with structlog.contextvars.bound_contextvars(destination=self.destination.name):
-            self._sweeping = True
+            self.sender.sweeping = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._sweep(force))
                 await self.pump(until_empty=True)
@@ -638,30 +364,11 @@ class Flow:
             while not self.gives_up and await self.full_pass(force) is None:
                 await first_of(self.stop, timeout=1.0)  # another worker is at it
         finally:
-            self._sweeping = False
+            self.sender.sweeping = False
             self.bells.push.set()
-
-    @property
-    def gives_up(self) -> bool:
-        """Whether a backfill should leave the rest for later."""
-        since = self.breaker.since
-        away = since is not None and time.monotonic() - since > self.patience
-        return self.stop.is_set() or away or self.destination.halted is not None
 
 
 def _put_off(error: ProviderError | Fenced) -> ProviderError:
     """A heartbeat that is late lets nothing be sent for a moment; a lease that is lost ends the
     worker, not this."""
     return Transient(str(error)) if isinstance(error, Fenced) else error
-
-
-async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Return when one of the events is set, or after *timeout* seconds."""
-    if any(event.is_set() for event in events):
-        return
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

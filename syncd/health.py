@@ -42,7 +42,7 @@ class Health:
         """Destinations where nothing has moved for too long, though something may."""
         if self.phase != "serving":
             return []
-        return sorted(n for n, flow in self.flows().items() if flow.still > self.stall_after)
+        return sorted(n for n, flow in self.flows().items() if flow.sender.still > self.stall_after)
 
     @property
     def ready(self) -> bool:

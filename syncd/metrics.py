@@ -176,7 +176,7 @@ class _Looked(Collector):
         yield _family("syncd_breaker_open", "1 while a provider is not available to this process.",
                       ("destination",), [((n,), f.breaker.is_open) for n, f in flows])  # fmt: skip
         yield _family("syncd_still_seconds", "How long this process's work has not moved.",
-                      ("destination",), [((n,), f.still) for n, f in flows])  # fmt: skip
+                      ("destination",), [((n,), f.sender.still) for n, f in flows])  # fmt: skip
         if self._found is not None:
             yield from _standings(self._found)
 

@@ -14,11 +14,12 @@ import structlog
 
 from syncd import ask, audit_run, control, db, oblivion, sql
 from syncd.assemble import Assembled
+from syncd.bells import first_of
 from syncd.commands import Commands
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
 from syncd.expiry import Expiries
-from syncd.flow import Flow, first_of
+from syncd.flow import Flow
 from syncd.schedule import Bells, due_since, parse
 from syncd.tombstone import Tombstones
 from syncd.upkeep import tidy

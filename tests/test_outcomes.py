@@ -545,15 +545,15 @@ async def test_repeated_outages_open_a_breaker_and_a_success_closes_it(pool: Poo
                 await one_claim(flow, w.hand, 10)
             assert flow.breaker.is_open
             assert not flow.breaker.may_send
-            assert await flow._next_claim() is None
+            assert await flow.sender.next_claim() is None
             flow.breaker.open_until = 0.0
             w.acme.always = None
             await w.hand.hurry()
-            probe = await flow._next_claim()
+            probe = await flow.sender.next_claim()
             assert probe is not None
-            flow._busy = 1
-            assert await flow._next_claim() is None  # the probe is alone
-            await flow._carry(probe)
+            flow.sender.busy = 1
+            assert await flow.sender.next_claim() is None  # the probe is alone
+            await flow.sender.carry(probe)
 
         assert not flow.breaker.is_open
         events = [one["event"] for one in logs]
@@ -594,11 +594,11 @@ async def test_a_backfill_ends_though_something_never_gets_done(pool: Pool, wait
         else:
             await put(pool, "ann=new@x.test", "bob=ann@x.test", "cyd")
         flow = w.flow(w.hand)
-        flow.patience = 0.4
+        flow.sender.patience = 0.4
 
         await asyncio.wait_for(flow.backfill(), 20)
 
-        assert flow.is_stuck
+        assert flow.sender.is_stuck
         assert (await w.hand.row("bob"))["state"] == "due"
         assert "cyd@x.test" in w.acme.mailed()
         reasons = [row["why"] for row in await pool.fetch(sql.flow.reasons, w.hand.id)]
@@ -626,7 +626,7 @@ async def test_what_is_in_flight_when_a_stop_comes_is_finished(pool: Pool) -> No
 async def one_claim(flow: Flow, hand: Hand, most: int = 1000) -> None:
     """One claim through the flow, which learns from the answers."""
     await hand.hurry()
-    claim = await hand.journal.claim(most, flow._current_rules())
+    claim = await hand.journal.claim(most, flow.sender.current_rules())
     if claim.taken and claim.entries:
-        flow._busy += 1
-        await flow._carry(claim)
+        flow.sender.busy += 1
+        await flow.sender.carry(claim)

@@ -15,6 +15,7 @@ from syncd import flow as flows
 from syncd.db import Pool
 from syncd.flow import Flow
 from syncd.model import Can
+from syncd.sender import Standstill
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +71,10 @@ async def settle(w: Shop, flow: Flow) -> None:
 
 async def once(flow: Flow) -> None:
     """Claim and send whatever is due at this moment."""
-    while (claim := await flow._next_claim()) is not None and claim.taken:
+    while (claim := await flow.sender.next_claim()) is not None and claim.taken:
         if claim.entries or claim.settled:
-            flow._busy += 1
-            await flow._carry(claim)
+            flow.sender.busy += 1
+            await flow.sender.carry(claim)
 
 
 async def scan(w: Shop, flow: Flow, times: int = 1) -> None:
@@ -587,14 +588,14 @@ async def test_a_backfill_waits_for_a_scan_that_gets_on_and_for_no_other(pool: P
         await w.hand.plan()
         await once(flow)
         assert (await w.hand.rows()).keys() == {"ann"}, "waits to be read"
-        flow.patience = 0.0
+        flow.sender.patience = 0.0
         moved = "update syncd.scan set begun_at = now(), moved_at = now() + $1 * interval '1 s'"
         for seconds, is_over in ((3600, False), (-3600, True)):
             await pool.execute(moved, seconds)
-            still = flows.Standstill()
-            assert not await flow._finished(still) or is_over
+            still = Standstill()
+            assert not await flow.sender.is_over(still) or is_over
             await asyncio.sleep(0.01)
-            assert await flow._finished(still) is is_over
+            assert await flow.sender.is_over(still) is is_over
 
 
 # ── Doubt ───────────────────────────────────────────────────────────────────────────────────
