@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 import clusters
+import hosts
 import needs
 import pytest
 import service
@@ -313,6 +314,25 @@ async def test_transactions_that_are_killed_while_idle_are_made_again(syncd: Ser
         await asyncio.sleep(0.01)
     assert killed
     await recovered(syncd, daemon, "after")
+
+
+async def test_a_network_that_swallows_everything_is_noticed(
+    server: Cluster, syncd: Service
+) -> None:
+    """No error comes of it: every connection waits, and so would a request to cancel."""
+    passes = asyncio.Event()
+    (path,) = (str(one) for one in server.folder.glob(".s.PGSQL.*[0-9]"))
+    async with hosts.relay("127.0.0.1", path, passes) as port:
+        url = f"postgresql://postgres@127.0.0.1:{port}/{_database(syncd)}"
+        syncd.settings = {**syncd.settings, "DATABASE_URL": url}
+        daemon = await syncd.daemon()
+        await syncd.in_step()
+        passes.clear()
+        await renamed(syncd, "before")
+        await until(lambda: lost(daemon), "it says so")
+        passes.set()
+        await recovered(syncd, daemon, "after")
+        assert await daemon.terminated() == 0
 
 
 async def test_two_connections_are_enough_for_three_destinations(syncd: Service) -> None:
