@@ -45,7 +45,7 @@ SETTINGS = {
     "POOL_SIZE": "4",
     "LOG_FORMAT": "json",
 }
-PATIENCE = 120.0  # seconds for one process
+PATIENCE = 240.0  # seconds for one process
 NAME = "shop"
 
 NO_POINTS: Mapping[Point, Mode] = {}
@@ -179,6 +179,20 @@ class World:
                 " from syncd.scan where finished_at is null"
             )
             return "\n".join(str(tuple(one)) for one in (*rows, *scans))
+
+    async def refused(self) -> str:
+        """Who is set aside, with the reason, and what became of them."""
+        async with self.connected() as connection:
+            rows = await connection.fetch(
+                "select contact_id, wish, attempts, email, last_error from syncd.journal"
+                " where state = 'rejected' order by contact_id limit 5"
+            )
+            told = await connection.fetch(
+                "select contact_id, kind, outcome, error, at from syncd.delivery"
+                " where contact_id = any($1) order by at",
+                [row["contact_id"] for row in rows],
+            )
+        return "".join(f"\n{tuple(one)}" for one in (*rows, *told))
 
     async def bury(self) -> None:
         """Let the time pass in which a dead process could still be taken for alive."""
