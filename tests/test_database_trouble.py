@@ -30,7 +30,7 @@ from syncd.migrate import migrate
 
 N = 150
 SEATS = 40  # connections, at most
-LONG = 150.0  # seconds; on a busy machine every try of a daemon takes its time
+LONG = 180.0  # seconds; on a busy machine every try of a daemon takes its time
 UNGUARDED: dict[str, Any] = {"guard_percent": 100, "guard_floor": 1_000_000}
 _numbers = itertools.count(1)
 
