@@ -297,7 +297,9 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
     # Another address is another record, where the address is the key: it may be off there.
     other = rules.traits.key == "address" and was is not None and was.email != row["email"]
-    resubscribe = want.subscribed and was is not None and (other or not was.subscribed)
+    off = was is not None and (other or not was.subscribed)
+    # So may somebody be whom it does not hold (any more): a no stays with an address.
+    resubscribe = want.subscribed and (off or (row["was_refused"] and not _is_known(row)))
     change = Change(
         row["contact_id"],
         Verb.PUT,
@@ -308,6 +310,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         resubscribe=resubscribe,
         doubtful=entry["doubtful"],
         missed=_missed(row, entry),
+        sure=_sure(row, entry) if was is not None and was.subscribed else (),
     )
     return Entry(
         row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
@@ -320,6 +323,15 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
 def _missed(row: Row, entry: Row) -> Sequence[str]:
     """Of scans before a lost try nothing follows."""
     return () if entry["doubtful"] else row["missed"]
+
+
+def _sure(row: Row, entry: Row) -> Sequence[str]:
+    """Lists that lost tries have left as they were: it is in them, or has been taken out by
+    somebody over there."""
+    if not entry["doubtful"] or row["m_state"] not in HELD:
+        return ()
+    left = entry["left_lists"] or ()
+    return [one for one in row["m_lists"] if one not in left]
 
 
 def person(row: Row, rules: Rules) -> Person | Release:
