@@ -58,7 +58,7 @@ def chains(points: Sequence[Point], before: Collection[Point]) -> Iterator[Chain
         cases = [(point, MODES[(k + third) % len(MODES)]) for k, point in enumerate(chosen)]
         apart = -(-len(cases) // at_once)
         # Modes in turn, or all would be deaths: whoever is in flight alone at three is set aside.
-        apart += apart % len(MODES) == 0
+        apart += at_once > 1 and apart % len(MODES) == 0
         for first in range(apart):
             yield dict(islice(cases, first, None, apart))
 
