@@ -159,11 +159,14 @@ class World:
         return {**kept, **said, "SYNCD_DATABASE_URL": self.url, **self.environ}
 
     async def _until_quiet(self, process: Any, folder: Path) -> None:
-        """Tell the daemon to stop as soon as there is nothing left for it to do."""
+        """Tell the daemon to stop as soon as it serves and nothing is left for it to do: before, it
+        would not know what SIGTERM asks of it."""
+        serves = "select exists (select 1 from syncd.worker where pid = $1 and alive_until > now())"
         deadline, says = time.monotonic() + PATIENCE, "?"
         async with self.connected() as connection:
             while process.exitcode is None:
-                if not (says := await outstanding(connection)):
+                says = await outstanding(connection)
+                if not says and await connection.fetchval(serves, process.pid):
                     os.kill(process.pid, signal.SIGTERM)
                     return
                 if time.monotonic() > deadline:
