@@ -276,24 +276,26 @@ async def test_a_server_without_a_seat_left_is_waited_for(server: Cluster, syncd
 
 
 async def test_statements_that_are_cancelled_or_wait_for_a_lock_in_vain_end_nobody(
-    syncd: Service,
+    server: Cluster,
 ) -> None:
-    """By a person or statement_timeout, by a lock_timeout of the role: all the same to us."""
-    await syncd.db.execute(f"alter database {_database(syncd)} set lock_timeout = '2s'")
-    daemon = await syncd.daemon()
-    await syncd.in_step()
-    async with locked(syncd, "journal"):
-        pid = await until(partial(waits_for, syncd, "journal"), "waits")
-        await syncd.db.execute("select pg_cancel_backend($1)", pid)
-        await until(
-            lambda: says(daemon, "canceling statement due to user request"), "says why", LONG
-        )
-    await recovered(syncd, daemon, "between")
-    async with locked(syncd, "journal"):
-        await until(
-            lambda: says(daemon, "canceling statement due to lock timeout"), "says why", LONG
-        )
-    await recovered(syncd, daemon, "after")
+    """By a person or statement_timeout, by a lock_timeout of the role: all the same to us. Each in
+    a database of its own, side by side."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_cancelled(server, "user request", by_hand=True))
+        group.create_task(_cancelled(server, "lock timeout", by_hand=False))
+
+
+async def _cancelled(server: Cluster, why: str, by_hand: bool) -> None:
+    async with filled(server) as syncd:
+        await syncd.db.execute(f"alter database {_database(syncd)} set lock_timeout = '2s'")
+        daemon = await syncd.daemon()
+        await syncd.in_step()
+        async with locked(syncd, "journal"):
+            if by_hand:
+                pid = await until(partial(waits_for, syncd, "journal"), "waits")
+                await syncd.db.execute("select pg_cancel_backend($1)", pid)
+            await until(lambda: says(daemon, f"canceling statement due to {why}"), "says why", LONG)
+        await recovered(syncd, daemon, "after")
 
 
 async def test_transactions_that_are_killed_while_idle_are_made_again(syncd: Service) -> None:
@@ -324,7 +326,7 @@ async def test_a_network_that_swallows_everything_is_noticed(
     (path,) = (str(one) for one in server.folder.glob(".s.PGSQL.*[0-9]"))
     async with hosts.relay("127.0.0.1", path, passes) as port:
         url = f"postgresql://postgres@127.0.0.1:{port}/{_database(syncd)}"
-        syncd.settings = {**syncd.settings, "DATABASE_URL": url}
+        syncd.settings = {**syncd.settings, "LEASE_SECONDS": "3", "DATABASE_URL": url}
         daemon = await syncd.daemon()
         await syncd.in_step()
         passes.clear()
