@@ -71,7 +71,8 @@ class App:
                 stop.set()
         finally:
             with suppress(*db.LOST, TimeoutError):
-                await worker.end()
+                async with asyncio.timeout(s.lease_seconds):  # without it, it is lost by then
+                    await worker.end()
 
     def assembled(
         self,

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import asyncpg
 
@@ -159,6 +160,12 @@ async def pool(
     prepared: whether statements may be prepared once and used again on the same connection, which
     spares much of their cost; None: unless a pooler stands in between.
     """
+    opened: WeakSet[Any] = WeakSet()
+
+    async def connected(*args: Any, **kwargs: Any) -> asyncpg.Connection[asyncpg.Record]:
+        opened.add(connection := await _admitted(*args, **kwargs))
+        return connection
+
     try:
         if not await _may_prepare(url, prepared):
             settings["statement_cache_size"] = 0
@@ -169,16 +176,31 @@ async def pool(
             timeout=10,
             command_timeout=300,
             reset=_nothing_to_reset,
-            connect=_admitted,
+            connect=connected,
             **settings,
         )
     except (*LOST, ValueError) as error:
         raise _unreachable(error) from error
+    _opened[made] = opened
     try:
         yield made
     finally:
+        del _opened[made]
         with contextlib.suppress(*LOST, asyncio.TimeoutError):
             await asyncio.wait_for(made.close(), 10)
+
+
+_opened: dict[Pool, WeakSet[Any]] = {}  # the connections of each pool
+
+
+def drop(pool: Pool) -> None:
+    """End every connection of *pool* at once, without a word to the server.
+
+    A network that swallows everything gives no error: whoever waits for an answer, or for one to
+    the request to cancel, would wait for minutes.
+    """
+    for connection in list(_opened.get(pool, ())):
+        connection.terminate()
 
 
 async def _may_prepare(url: str, chosen: bool | None) -> bool:

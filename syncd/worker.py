@@ -17,7 +17,7 @@ import structlog
 
 import syncd
 from syncd import sql
-from syncd.db import LOST, Pool
+from syncd.db import LOST, Pool, drop
 from syncd.errors import Fenced
 from syncd.journal import leave, reap
 
@@ -64,10 +64,12 @@ class Worker:
     async def beat(self) -> bool:
         """Renew the lease; False when it had run out already."""
         began = self.now()
-        renewed = self.pool.fetchval(
-            sql.journal.heartbeat, self.id, self.lease, timeout=self.lease
-        )  # a network that swallows everything gives no error, either
-        if await renewed is None:
+        # A network that swallows everything gives no error, and all connections wait in it.
+        async with self.pool.acquire(timeout=self.lease) as connection:
+            renewed = await connection.fetchval(
+                sql.journal.heartbeat, self.id, self.lease, timeout=self.lease
+            )
+        if renewed is None:
             return False
         self.alive_since = began
         return True
@@ -82,6 +84,7 @@ class Worker:
             except LOST as error:
                 log.warning("heartbeat failed", error=type(error).__name__)
                 if self.now() - self.alive_since > self.lease:
+                    drop(self.pool)
                     raise Fenced("the database was away for longer than the lease") from error
             try:
                 await asyncio.wait_for(stop.wait(), self.heartbeat)

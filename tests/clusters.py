@@ -195,12 +195,12 @@ server_login_retry = 0.2
         _bouncers.clear()
         _bouncers.update(before)
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not socket.exists():
         said = log.read_text() if log.exists() else ""
         assert process.poll() is None, said

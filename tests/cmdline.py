@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,10 +57,15 @@ def secret(sandbox: Handle, name: str = "marketing") -> Mapping[str, str]:
     return {f"SYNCD_SECRET_{name.upper()}": orjson.dumps(sandbox.state.demo).decode()}
 
 
-async def start(*args: str, env: Mapping[str, str], cwd: Path | None = None) -> Any:
+USUAL = (sys.executable, "-W", "error")
+
+
+async def start(
+    *args: str, env: Mapping[str, str], cwd: Path | None = None, under: Sequence[str] = USUAL
+) -> Any:
     leaks.secrets_in(env)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "syncd", *args,
+        *under, "-m", "syncd", *args,
         env=env, cwd=cwd, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         preexec_fn=_interruptible,

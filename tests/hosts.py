@@ -118,18 +118,23 @@ def network() -> Iterator[Network]:
 
 
 @contextlib.asynccontextmanager
-async def relay(host: str, path: str) -> AsyncIterator[int]:
-    """A port of *host* that leads to the Unix socket at *path*."""
+async def relay(host: str, path: str, passes: asyncio.Event | None = None) -> AsyncIterator[int]:
+    """A port of *host* that leads to the Unix socket at *path*, and swallows everything while
+    *passes* is not set."""
+    passes = passes or asyncio.Event()
+    passes.set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
+                await passes.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
+            await passes.wait()
             onward, back = await asyncio.open_unix_connection(path)
             await asyncio.gather(carry(reader, back), carry(onward, writer))
 

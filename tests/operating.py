@@ -56,7 +56,7 @@ class Desk:
             env=known,
             cwd="/",
         )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), 180)
         ran = Ran(process.returncode or 0, out.decode(), err.decode())
         leaks.check(ran.out + ran.err, leaks.secrets_in(known), args)
         assert code in (None, ran.code), (args, ran)

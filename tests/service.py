@@ -72,7 +72,7 @@ FINDINGS = {"delete_works": True, "merges_by_email": False, "negative_dates": Tr
 OURS = {"application_name": "the test"}
 """How the test's own connections are told from those of the processes."""
 
-PATIENCE = 60.0  # seconds; a test that needs them has failed, or the machine is drowning
+PATIENCE = 180.0  # seconds; a test that needs them has failed, or the machine is drowning
 
 
 _serving: list[Service] = []  # whose logs a failure shows
@@ -135,7 +135,7 @@ class Process:
     def kill(self) -> None:
         """As kill -9; returns once it is dead."""
         self._popen.kill()
-        self._popen.wait(10)
+        self._popen.wait(PATIENCE)
 
     def tell(self, what: signal.Signals) -> None:
         self._popen.send_signal(what)
@@ -146,7 +146,7 @@ class Process:
         assert self._popen.returncode is not None
         return int(self._popen.returncode)
 
-    async def terminated(self, timeout: float = 15.0) -> int:
+    async def terminated(self, timeout: float = PATIENCE) -> int:
         """Asked by SIGTERM to stop; its exit code."""
         self.tell(signal.SIGTERM)
         return await self.ended(timeout)
@@ -345,7 +345,7 @@ class Service:
                 number,
             )
 
-        row = await until(finished, f"command {kind}", 20)
+        row = await until(finished, f"command {kind}")
         return row["outcome"], orjson.loads(row["result"])
 
     async def differences(self, name: str, excused: Collection[str] = ()) -> list[str]:

@@ -350,7 +350,7 @@ async def gone(pool: Pool | Connection, *ids: str) -> None:
 
 async def blocked(pool: Pool, number: int = 1) -> None:
     """Wait until that many statements of this database wait for a lock."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             waiting = await pool.fetchval(
                 "select count(*) from pg_stat_activity"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hurried
 import pytest
 from cmdline import Done, apply_example, daemon, done, environment, secret, start, syncd
 from people import destination, fill, profiles
@@ -292,11 +293,12 @@ async def test_a_lost_database_is_waited_for(sandbox: Handle) -> None:
         async with db.pool(url, 2) as pool:
             async with pool.acquire() as connection:
                 await migrate(connection)
-            await fill(pool, 3000)
+            await fill(pool, 1500)
             await destination(pool, sandbox, in_flight=1)
         sandbox.set_faults(latency_ms=(200, 200))
 
-        process = await start("backfill", env=environment(url, **secret(sandbox)))
+        env = environment(url, **secret(sandbox))
+        process = await start("backfill", env=env, under=hurried.UNDER)
         while not sandbox.state.profiles.by_identity.get("c00100"):
             await asyncio.sleep(0.05)
         await asyncio.to_thread(control, "-m", "immediate", "stop")
@@ -307,7 +309,7 @@ async def test_a_lost_database_is_waited_for(sandbox: Handle) -> None:
     assert ended.code == 0, ended.err
     assert "lost the database" in ended.err
     assert part(ended)["in_step"] is True
-    assert len(profiles(sandbox)) == 3000
+    assert len(profiles(sandbox)) == 1500
 
 
 @contextmanager

@@ -51,7 +51,7 @@ async def halted(syncd: Service, name: str = "shop") -> str:
     async def said() -> Any:
         return (await syncd.row(name))["halted"]
 
-    return str(await until(said, "halted", 20))
+    return str(await until(said, "halted"))
 
 
 # ── Contacts ────────────────────────────────────────────────────────────────────────────────
@@ -185,7 +185,7 @@ async def test_a_renamed_list_touches_nobody_where_ids_are_held(syncd: Service) 
     await syncd.in_step()
     uploads = box.state.ledger.by_path["/1/upload"]
     await syncd.db.execute("update syncd.list set name = 'Another name' where id = 'a'")
-    await until(lambda: _planned_since(syncd), "the change is looked at", 10)
+    await until(lambda: _planned_since(syncd), "the change is looked at")
     await syncd.in_step()
     assert box.state.ledger.by_path["/1/upload"] == uploads
     await syncd.same("shop")
@@ -217,7 +217,7 @@ async def test_a_deleted_list_is_taken_from_its_members_and_a_selected_one_holds
     assert len(daemon.told("destination is misconfigured")) == 1
     await daemon.terminated()
     again = await syncd.daemon()
-    await until(lambda: again.told("destination is misconfigured"), "found again at the start", 10)
+    await until(lambda: again.told("destination is misconfigured"), "found again at the start")
     assert sum(map(other.state.profiles.mailable, other.state.profiles.all)) == mailable
     await syncd.set("some", lists=["a"], guard_percent=100, schedule="on change")
     await syncd.in_step()
@@ -246,12 +246,12 @@ async def test_a_view_that_is_suddenly_empty_removes_nobody(syncd: Service) -> N
     async def held() -> Any:
         return await syncd.db.fetchval("select reason from syncd.plan where state = 'held'")
 
-    assert "remove 30 contacts" in await until(held, "held", 20)
+    assert "remove 30 contacts" in await until(held, "held")
     await syncd.in_step()
     assert sum(map(box.state.profiles.mailable, box.state.profiles.all)) == 30
     await syncd.db.execute("update crm.on_off set shown = true")
     await syncd.command("full", "shop")
-    await until(lambda: _nothing_held(syncd), "released by itself", 20)
+    await until(lambda: _nothing_held(syncd), "released by itself")
     await syncd.in_step()
     await syncd.same("shop")
 

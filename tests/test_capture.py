@@ -196,7 +196,7 @@ async def test_a_bulk_update_after_single_rows_in_one_session_is_not_planned_for
     await watched.execute("insert into app.person select generate_series(1, 40000)")
     for number in range(1, 20):
         await watched.execute("update app.person set email = 'x' where id = $1", number)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await watched.execute("update app.person set email = 'y'")
     assert len(await noted(watched)) == 40000
 
@@ -711,7 +711,7 @@ async def test_a_change_rings_once_a_transaction_or_not_at_all(
         await one.execute("insert into app.person values (2)")
     await one.execute("update app.person set email = 'x' where id = 99")
     await one.execute("notify syncd_change, 'end'")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "end" not in heard:
             await asyncio.sleep(0.01)
     await listener.close()

@@ -179,7 +179,7 @@ async def test_an_unreachable_provider_is_69_and_nothing_is_lost(pool: Any, data
 
 async def test_the_daemon_drains_and_ends_with_0_on_sigterm(database: str) -> None:
     process = await start("run", env=environment(database))
-    told = await asyncio.wait_for(process.stderr.readline(), 30)
+    told = await asyncio.wait_for(process.stderr.readline(), 120)
     assert b"serving" in told
     process.send_signal(signal.SIGTERM)
     ended = await done(process)
@@ -192,7 +192,7 @@ async def test_the_daemon_drains_and_ends_with_0_on_sigterm(database: str) -> No
 async def test_the_sandbox_serves_until_a_signal(number: int, code: int) -> None:
     port = free_ports(5)
     process = await start("sandbox", "--port", str(port), "--json", env=environment())
-    lines = [await asyncio.wait_for(process.stdout.readline(), 30) for _ in range(5)]
+    lines = [await asyncio.wait_for(process.stdout.readline(), 120) for _ in range(5)]
     assert f'"provider":"clevertap","url":"http://127.0.0.1:{port + 1}"'.encode() in lines[1]
     taken = await syncd("sandbox", "--port", str(port), env=environment())
     process.send_signal(number)
@@ -206,12 +206,12 @@ async def test_the_sandbox_serves_until_a_signal(number: int, code: int) -> None
 def test_closed_standard_streams_are_no_fault() -> None:
     words = f"{sys.executable} -m syncd migrate --sql <&- >&-"
 
-    assert subprocess.run(words, shell=True, env=environment(), timeout=60).returncode == 0
+    assert subprocess.run(words, shell=True, env=environment(), timeout=180).returncode == 0
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
     words = f"{sys.executable} -m syncd migrate --sql | head -1"
-    ended = subprocess.run(words, shell=True, env=environment(), timeout=60, capture_output=True)
+    ended = subprocess.run(words, shell=True, env=environment(), timeout=180, capture_output=True)
 
     assert (ended.stdout, ended.stderr) == (b"begin;\n", b"")
 

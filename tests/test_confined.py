@@ -32,7 +32,7 @@ def under() -> list[str]:
     if ctypes.util.find_library("seccomp") is None:
         needs.missing("libseccomp is not installed")
     command = [sys.executable, str(TESTS / "confined.py"), str(UNIT)]
-    ran = subprocess.run([*command, sys.executable, "-c", ""], capture_output=True, timeout=60)
+    ran = subprocess.run([*command, sys.executable, "-c", ""], capture_output=True, timeout=180)
     if ran.returncode and b"seccomp_load" in ran.stderr:
         needs.missing("seccomp filters cannot be loaded here")
     assert ran.returncode == 0, ran.stderr
@@ -41,7 +41,7 @@ def under() -> list[str]:
 
 def run(under: list[str], program: str) -> str:
     ran = subprocess.run([*under, sys.executable, "-c", program], capture_output=True, text=True,
-                         timeout=60)  # fmt: skip
+                         timeout=180)  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

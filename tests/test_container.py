@@ -198,7 +198,7 @@ async def _ended(command: Sequence[str], environ: dict[str, str]) -> int | None:
         shutil.which(command[0], path=environ["PATH"]) or command[0], *command[1:],
         stderr=asyncio.subprocess.DEVNULL, env=environ,
     )  # fmt: skip
-    return await asyncio.wait_for(process.wait(), 30)
+    return await asyncio.wait_for(process.wait(), 120)
 
 
 def _read_only() -> Sequence[str]:

@@ -107,7 +107,7 @@ async def ends_by_a_signal(
             said += part
 
     tasks = [asyncio.create_task(listen(one)) for one in (process.stdout, process.stderr)]
-    await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(tasks, timeout=180, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -163,7 +163,7 @@ async def test_a_shell_that_is_here_loads_its_script(shell: str, tmp_path: Path)
         shell, "-c", words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**environment(), "HOME": str(tmp_path)},
     )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await asyncio.wait_for(process.communicate(), 180)
     assert process.returncode == 0, out
     assert "_syncd_completion" in out.decode() or "complete_fish" in out.decode(), out
 

@@ -156,7 +156,7 @@ async def test_a_full_pass_that_died_half_way_is_made_again(syncd: Service) -> N
     assert len(box.state.profiles.all) < 1100
     box.set_faults()
     await syncd.daemon()
-    await until(partial(_there, box, 1100), "the rest", 30)
+    await until(partial(_there, box, 1100), "the rest")
     await syncd.in_step()
     await syncd.same("shop")
 
@@ -203,9 +203,9 @@ async def test_a_process_that_stood_still_past_its_lease_overwrites_nobody(
                 asleep = daemons[n % 2]
                 await asyncio.sleep(rng.uniform(0.2, 0.6))
                 asleep.tell(signal.SIGSTOP)
-                await until(partial(_expired, syncd, asleep), "lease", 30)
+                await until(partial(_expired, syncd, asleep), "lease")
                 asleep.tell(signal.SIGCONT)
-                await until(partial(_serves_again, asleep, 1 + n // 2), "serving again", 40)
+                await until(partial(_serves_again, asleep, 1 + n // 2), "serving again")
             stop.set()
         assert all(one.alive for one in daemons)
         await settled(syncd)
@@ -261,7 +261,7 @@ async def test_two_daemons_share_the_work_and_an_outage_holds_neither_up_for_goo
                 await until(partial(_struck, box, struck + 4), "tries")
                 box.set_faults(seed=3, latency_ms=[5, 60])
                 answered = box.state.ledger.answers["200"]
-                await until(partial(_answered, box, answered + 1), "back", 40)
+                await until(partial(_answered, box, answered + 1), "back")
             stop.set()
         await settled(syncd)
         await syncd.same("shop")
@@ -299,7 +299,7 @@ async def test_terminated_backends_are_said_once_and_done_without(syncd: Service
                 )
                 assert ended
                 enough = box.state.ledger.answers["200"] + 5  # some were on their way
-                await until(partial(_answered, box, enough), "answering again", 40)
+                await until(partial(_answered, box, enough), "answering again")
             stop.set()
         await settled(syncd)
         await syncd.same("shop")

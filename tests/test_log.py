@@ -299,7 +299,7 @@ def test_warnings_are_records_too(out: io.StringIO) -> None:
     "text", ["a=", "a'", "a", '"', "a@", "a%40", "://a:", 'passcode"="', "username='", r"\'a"]
 )
 def test_no_text_of_a_provider_makes_masking_slow(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     log.masked(text * (200_000 // len(text)))
 
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5

@@ -454,7 +454,7 @@ async def test_a_raised_rate_frees_who_was_promised_a_place_far_ahead(pool: db.P
     await meters.set_limits({"m": Meter(20)})
     await waiter
 
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 45  # of the 50 it was promised
 
 
 @pytest.mark.parametrize("said", ["wait", "slower"])

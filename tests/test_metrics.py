@@ -70,7 +70,7 @@ class Page:
             return value is not None and (value >= expected if grows else value == expected)
 
         try:
-            await until(is_so, f"{name}{labels} is {expected}", 30, 0.2)
+            await until(is_so, f"{name}{labels} is {expected}", every=0.2)
         except AssertionError as error:
             error.add_note(f"it is {await self.value(name, **labels)}")
             raise

@@ -308,7 +308,7 @@ async def on_a_terminal(at: Desk, args: Sequence[str], types: str) -> tuple[int,
     )  # fmt: skip
     os.close(theirs)
     os.write(ours, types.encode())
-    code = await asyncio.wait_for(process.wait(), 60)
+    code = await asyncio.wait_for(process.wait(), 180)
     said = b""
     try:
         while part := os.read(ours, 4096):
@@ -467,7 +467,7 @@ async def test_scan_is_done_by_the_daemon_where_there_is_one(at: Desk) -> None:
     await at.settle(names=["ct"])
     daemon = asyncio.create_task(at("run", code=None, SYNCD_LOG_LEVEL="warning"))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not await at.pool.fetchval("select count(*) from syncd.worker"):
                 await asyncio.sleep(0.05)
         at.box.act("unsubscribe", email="ann@x.test")

@@ -53,7 +53,7 @@ async def read(served: Service, name: str) -> None:
     async def finished() -> bool:
         return bool(await served.db.fetchval(scans, name) > before)
 
-    await until(finished, "a scan", 20)
+    await until(finished, "a scan")
     await served.in_step()
 
 
@@ -270,7 +270,7 @@ async def test_the_company_s_own_systems_learn_of_it(served: Service) -> None:
     await ear.add_listener("syncd_opt_out", lambda *told: heard.append(told[-1]))
     served.boxes["news"].act("complain", email=email(30))
     await read(served, "news")
-    await until(lambda: bool(heard), "NOTIFY", 5)
+    await until(lambda: bool(heard), "NOTIFY")
     row = await served.db.fetchrow(
         "select contact_id, kind from syncd.opt_out where id = $1", int(heard[0])
     )
@@ -298,7 +298,7 @@ async def test_an_opt_out_written_by_hand_is_obeyed_within_a_second(served: Serv
         " where name = 'shop'",
         email(32).upper(),
     )
-    await until(lambda: mailable(served, "c00032") == (False, False, True), "silent", 5)
+    await until(lambda: mailable(served, "c00032") == (False, False, True), "silent")
     await served.in_step()
     await same(served)
 
@@ -306,7 +306,7 @@ async def test_an_opt_out_written_by_hand_is_obeyed_within_a_second(served: Serv
 async def test_the_reader_rings_by_its_schedule(served: Service) -> None:
     await served.set("news", read_schedule="1s")
     served.boxes["news"].act("unsubscribe_profile", identity="c00033")
-    await until(lambda: mailable(served, "c00033") == (False, False, True), "silent", 15)
+    await until(lambda: mailable(served, "c00033") == (False, False, True), "silent")
     await served.set("news", read_schedule="15m")
     await served.in_step()
     await same(served)

@@ -1,6 +1,6 @@
 """The suite's core once more: on PostgreSQL 15, and through a PgBouncer in transaction mode.
 
-What is planned, claimed, sent, settled and watched, what the meters allow, and two providers.
+What is planned, claimed, sent, settled and watched, what the meters allow, and whole processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ CORE = (
     "races/test_races_push.py",
     "races/test_races_plan.py",
     "test_settled.py",
-    "test_redcappi_sync.py",
+    "test_redcappi_sync.py::test_the_annotated_destination_works_as_it_stands",
+    "test_redcappi_sync.py::test_after_every_mishap_the_lists_hold_what_the_shop_says",
+    "test_redcappi_sync.py::test_a_list_deleted_in_the_dashboard_asks_and_the_rest_goes_on",
     "test_daemon.py::test_a_new_row_begins_a_changed_one_is_followed_a_deleted_one_ends",
 )
 FIFTEEN = Path("/usr/lib/postgresql/15/bin")  # Debian's

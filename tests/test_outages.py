@@ -19,7 +19,7 @@ from syncd.flow import Flow
 from syncd.meter import Meters
 from syncd.model import Meter
 
-LONG = 60.0  # seconds that a slow machine may take
+LONG = 120.0  # seconds that a slow machine may take
 
 
 class Timed(Acme):

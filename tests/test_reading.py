@@ -60,7 +60,7 @@ async def filled(w: Shop) -> Flow:
 
 async def settle(w: Shop, flow: Flow) -> None:
     """Look at the feed and push, until nothing is new and nothing is due."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             await w.hand.hurry_all()
             passed = await flow.look()
@@ -180,7 +180,7 @@ async def test_nobody_is_written_to_in_a_list_while_it_is_read(pool: Pool) -> No
 
 
 async def until(question: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await question():
             await asyncio.sleep(0.01)
 

@@ -102,7 +102,7 @@ def there(shelves: Shelves) -> dict[str, dict[str, str]]:
 async def converged(app: App, pool: Pool, shelves: Shelves) -> None:
     shelves.faults.clear()
     shelves.page_faults.clear()
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(180):
         while True:
             due = await pool.fetchval("select count(*) from syncd.journal")
             if not due and there(shelves) == await wanted(pool):

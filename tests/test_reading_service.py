@@ -62,7 +62,7 @@ async def daemon(app: App) -> AsyncIterator[None]:
         stop.set()
 
 
-async def until(question: Callable[[], Any], seconds: float = 20) -> None:
+async def until(question: Callable[[], Any], seconds: float = 120) -> None:
     async with asyncio.timeout(seconds):
         while not (answer := question()) or (asyncio.iscoroutine(answer) and not await answer):
             await asyncio.sleep(0.02)

@@ -34,7 +34,7 @@ async def test_the_crm_learns_of_every_no(database: str, pool: Pool) -> None:
         await crm.add_listener(channel, lambda *told: heard.append(told[-1]))
         at.boxes["copernica"].act("unsubscribe", email="ann@x.test")
         await at.settle()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not heard:
                 await asyncio.sleep(0.05)
         no = await crm.fetchrow("select contact_id from syncd.opt_out where id = $1", int(heard[0]))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import hurried
 import pytest
 import redcappi_service
 import sakila
@@ -108,6 +109,7 @@ def shop_template(cluster: str, template: str) -> str:
 @pytest.fixture
 async def shop(cluster: str, shop_template: str) -> AsyncIterator[Service]:
     async with service.served(cluster, shop_template) as made:
+        made.under = hurried.UNDER
         yield made
 
 

@@ -251,10 +251,10 @@ async def test_after_every_mishap_the_provider_holds_what_the_shop_says(
     box.set_faults()
     await shop.command("retry", "shop")  # a passing "Malformed request", twice, refuses an innocent
     await shop.hasten()
-    await until(lambda: _hastened(shop), "in step", 60)
+    await until(lambda: _hastened(shop), "in step")
     if "malformed" in RATE[fault]:  # refused twice, alone: set aside, until somebody retries
         await shop.command("retry", "shop")
-        await until(lambda: _hastened(shop), "in step", 60)
+        await until(lambda: _hastened(shop), "in step")
     await shop.same("shop")
 
 
@@ -283,10 +283,10 @@ async def test_revoked_credentials_halt_the_destination_until_it_is_resumed(
     async def halted() -> Any:
         return (await shop.row("shop"))["halted"]
 
-    reason = await until(halted, "halted", 20)
+    reason = await until(halted, "halted")
     assert "401" in reason
     due = "select count(*) filter (where state = 'due') = count(*) and count(*) > 0"
-    await until(lambda: shop.db.fetchval(f"{due} from syncd.journal"), "all rows stay due", 10)
+    await until(lambda: shop.db.fetchval(f"{due} from syncd.journal"), "all rows stay due")
     before = box.state.ledger.requests
     box.set_faults()
     await shop.db.execute("update customer set last_name = 'MEANWHILE' where customer_id = 31")
@@ -322,7 +322,7 @@ async def test_the_guard_holds_a_mass_change_until_exactly_that_is_approved(
     shop: Service, box: Handle
 ) -> None:
     await shop.set("shop", guard_percent=10.0, guard_floor=0)
-    await until(lambda: _followed(shop), "the daemon follows", 10)
+    await until(lambda: _followed(shop), "the daemon follows")
     await shop.db.execute("delete from syncd.tally where kind <> 'here'")  # yesterday's
     before = customers(box)
     await shop.db.execute("update customer set activebool = false where customer_id > 300")
@@ -333,7 +333,7 @@ async def test_the_guard_holds_a_mass_change_until_exactly_that_is_approved(
             " join syncd.journal j on j.plan_id = p.id where p.state = 'held' group by p.id"
         )
 
-    plan = await until(held, "held", 20)
+    plan = await until(held, "held")
     assert plan["kind"] == "opt_out"
     assert f"silence {plan['n']} contacts" in plan["reason"]
     await shop.in_step()

@@ -826,7 +826,7 @@ async def test_run_serves_each_at_its_place_and_names_a_port_in_use(
     base = free_ports(len(PROVIDERS))
     running = asyncio.create_task(run(base))
     printed = ""
-    async with asyncio.timeout(20), aiohttp.ClientSession() as http:
+    async with asyncio.timeout(60), aiohttp.ClientSession() as http:
         while printed.count("\n") < len(PROVIDERS):
             assert not running.done(), running.exception()
             await asyncio.sleep(0.01)

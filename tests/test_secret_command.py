@@ -22,7 +22,7 @@ async def _set(env: dict[str, str], name: str, value: str) -> Done:
         env=env, stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(value.encode()), 60)
+    out, err = await asyncio.wait_for(process.communicate(value.encode()), 180)
     return Done(process.returncode or 0, out.decode(), err.decode())
 
 

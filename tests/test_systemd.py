@@ -198,7 +198,7 @@ def test_what_ends_a_command_is_an_error_to_the_journal(tmp_path: Path, is_journ
         status = os.fstat(err.fileno())
         number = status.st_ino if is_journal else status.st_ino + 1
         subprocess.run(
-            [sys.executable, "-m", "syncd", "run"], stderr=err, timeout=60, check=False,
+            [sys.executable, "-m", "syncd", "run"], stderr=err, timeout=180, check=False,
             env={**os.environ, "SYNCD_LOG_LEVEL": "loud",
                  "JOURNAL_STREAM": f"{status.st_dev}:{number}"},
         )  # fmt: skip

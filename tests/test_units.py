@@ -42,7 +42,7 @@ def test_systemd_finds_nothing_wrong(name: str, tmp_path: Path) -> None:
     shown = name.replace("@.", "@1.")
     ran = subprocess.run(
         [analyze, "verify", "--man=no", str(tmp_path / "units" / shown)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     ours = [line for line in ran.stderr.splitlines() if "syncd" in line]
 
@@ -55,7 +55,7 @@ def test_hardly_anything_is_exposed(name: str) -> None:
     analyze = needs.program("systemd-analyze")
     ran = subprocess.run(
         [analyze, "security", "--offline=true", "--no-pager", str(UNITS / name)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", ran.stdout)
 

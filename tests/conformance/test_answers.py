@@ -291,6 +291,6 @@ def test_whatever_is_answered_comes_to_an_outcome_or_a_typed_error(
     name = data.draw(st.sampled_from(sorted(known.operations)))
     script = data.draw(SCRIPTS)
     try:
-        typed(runner().run(asyncio.wait_for(known.under(name, script), 20)))
+        typed(runner().run(asyncio.wait_for(known.under(name, script), 120)))
     except SyncdError as error:
         storable(str(error))

@@ -152,7 +152,7 @@ async def test_every_call_of_every_adapter_is_contained_and_typed(
             async with wire:
                 adapter = kind(wire, options, real.findings)
                 try:
-                    return await asyncio.wait_for(calls(adapter, real.text_field)[call](), 30)
+                    return await asyncio.wait_for(calls(adapter, real.text_field)[call](), 120)
                 except ProviderError as error:
                     return error
 

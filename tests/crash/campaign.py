@@ -57,6 +57,8 @@ def chains(points: Sequence[Point], before: Collection[Point]) -> Iterator[Chain
     for third in thirds:
         cases = [(point, MODES[(k + third) % len(MODES)]) for k, point in enumerate(chosen)]
         apart = -(-len(cases) // at_once)
+        # Modes in turn, or all would be deaths: whoever is in flight alone at three is set aside.
+        apart += at_once > 1 and apart % len(MODES) == 0
         for first in range(apart):
             yield dict(islice(cases, first, None, apart))
 
@@ -115,7 +117,7 @@ async def _tried(at: World, stage: Stage, memory: Memory, chain: Chain, tally: T
             break
         await at.bury()
     else:
-        return [f"never in step{ran.said}"]
+        return [f"never in step{ran.said}{await at.refused()}"]
     async with at.connected() as db:
         return said + await faults(at, db, stage)
 

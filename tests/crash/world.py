@@ -45,7 +45,7 @@ SETTINGS = {
     "POOL_SIZE": "4",
     "LOG_FORMAT": "json",
 }
-PATIENCE = 120.0  # seconds for one process
+PATIENCE = 240.0  # seconds for one process
 NAME = "shop"
 
 NO_POINTS: Mapping[Point, Mode] = {}
@@ -159,11 +159,14 @@ class World:
         return {**kept, **said, "SYNCD_DATABASE_URL": self.url, **self.environ}
 
     async def _until_quiet(self, process: Any, folder: Path) -> None:
-        """Tell the daemon to stop as soon as there is nothing left for it to do."""
+        """Tell the daemon to stop as soon as it serves and nothing is left for it to do: before, it
+        would not know what SIGTERM asks of it."""
+        serves = "select exists (select 1 from syncd.worker where pid = $1 and alive_until > now())"
         deadline, says = time.monotonic() + PATIENCE, "?"
         async with self.connected() as connection:
             while process.exitcode is None:
-                if not (says := await outstanding(connection)):
+                says = await outstanding(connection)
+                if not says and await connection.fetchval(serves, process.pid):
                     os.kill(process.pid, signal.SIGTERM)
                     return
                 if time.monotonic() > deadline:
@@ -179,6 +182,20 @@ class World:
                 " from syncd.scan where finished_at is null"
             )
             return "\n".join(str(tuple(one)) for one in (*rows, *scans))
+
+    async def refused(self) -> str:
+        """Who is set aside, with the reason, and what became of them."""
+        async with self.connected() as connection:
+            rows = await connection.fetch(
+                "select contact_id, wish, attempts, email, last_error from syncd.journal"
+                " where state = 'rejected' order by contact_id limit 5"
+            )
+            told = await connection.fetch(
+                "select contact_id, kind, outcome, error, at from syncd.delivery"
+                " where contact_id = any($1) order by at",
+                [row["contact_id"] for row in rows],
+            )
+        return "".join(f"\n{tuple(one)}" for one in (*rows, *told))
 
     async def bury(self) -> None:
         """Let the time pass in which a dead process could still be taken for alive."""

@@ -290,7 +290,7 @@ update syncd.journal j set due_at = now()
         self.over = True
         if self.variant.full:
             await self.pool.execute("update syncd.feed set owes_full = true")
-        until, calm = time.monotonic() + 60, 0
+        until, calm = time.monotonic() + 180, 0
         while calm < 3:
             if time.monotonic() > until:
                 self.violations.append("it did not come to rest: " + await self._left())

@@ -550,7 +550,7 @@ async def test_a_contact_that_waits_for_its_own_address_does_not_stop_a_whole_cl
         async with holding(  # a pass that tells bob's row to look again: nobody waits for it
             pool, "update syncd.journal set again = true where contact_id = 'bob'"
         ):
-            rest = await asyncio.wait_for(other.claim(), 5)
+            rest = await asyncio.wait_for(other.claim(), 60)
 
         assert rest.contact_ids == ["cyd"]
         assert "waits for contact bob" in (await w.hand.row("ann"))["last_error"]

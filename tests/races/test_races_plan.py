@@ -608,7 +608,7 @@ async def test_a_full_pass_waits_for_no_row_in_flight_and_tells_it_to_look_again
         await w.acme.arrival(2)
         await _unseen(pool, "update syncd.contact set first_name = 'C' where id = 'ann'")
 
-        counts = await asyncio.wait_for(w.hand.full(), 5)
+        counts = await asyncio.wait_for(w.hand.full(), 60)
 
         assert counts.looked_at == 2
         assert (await w.hand.row("ann"))["again"]
