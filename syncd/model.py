@@ -168,6 +168,7 @@ class Notice:
 
     by_person: True: surely the person's own act; False: the account owner's, which may have been
     ours; None where the provider does not tell.
+    of_record: `occurred_at` is when the record changed last, be it by an ordinary write of ours.
     """
 
     contact_id: str | None
@@ -177,6 +178,7 @@ class Notice:
     list_id: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     by_person: bool | None = None
+    of_record: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -410,7 +410,9 @@ def _notice(database: Database, one: answers.Profile) -> Notice | None:
         return None
     contact, email = database.contact(one), one.get(database.email) or None
     told = evidence(one)  # what we turn off ourselves bears our mark
-    return Notice(contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True)
+    return Notice(
+        contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True, of_record=True
+    )
 
 
 def _remedy(err: ProviderError) -> str:
