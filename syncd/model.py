@@ -155,11 +155,13 @@ class Found:
     """What a look-up of one contact says. `remote` None: it is not there.
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
+    lists: remote ids of the lists that it is in; None where it does not say.
     """
 
     remote: Mapping[str, Any] | None
     email: str | None = None
     opted_out: OptedOut | None = None
+    lists: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,11 @@ class Traits:
     def scans_lists(self) -> bool:
         """Whether contacts are read back list by list."""
         return bool(self.can & Can.LISTS) and self.scans == "lists"
+
+    @property
+    def tells_lists(self) -> bool:
+        """Whether every record of a scan of the account says in which lists it is."""
+        return bool(self.can & Can.LISTS) and self.scans == "account"
 
 
 @dataclass(frozen=True, slots=True)

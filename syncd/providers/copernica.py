@@ -301,6 +301,7 @@ class Copernica(Ordinary):
         """Every profile, by id. A half scan goes on above the last id it has met."""
         if list_id is not None:
             raise Indivisible("the account is read as a whole")
+        await self._place.look(anew=True)  # a list that is not known is one that nobody is in
         database = await self._place.reading()
         async for some in self._calls.pages(int((cursor or {}).get("after", 0))):
             there = [_seen(database, one) for one in some if not one.is_gone]
