@@ -55,6 +55,7 @@ from syncd.providers.copernica_find import Finder, evidence, no_of
 from syncd.providers.copernica_lists import Lists
 from syncd.providers.copernica_push import Errand
 from syncd.providers.copernica_translate import clock, unlike
+from syncd.words import count, listed
 
 OVERLAP = timedelta(hours=3)  # of readings: an hour comes twice when summer ends (4)
 HOST = "https://api.copernica.com"
@@ -221,6 +222,23 @@ class Copernica(Ordinary):
         self._place.mapped |= set(names)
         found = [one for one in self._findings_of(await self._place.look()) if one.level == "error"]
         return found or [Finding("fields", "ok", f"{len(names)} mapped, all there")]
+
+    async def check_people(self, people: Mapping[str, str]) -> Sequence[Finding]:
+        """Who of these, who are to be made, would be found more than once under one address (6)."""
+        if not people:
+            return []
+        database = await self._place.reading()
+        double = []
+        for contact_id, email in people.items():
+            there = await self._finder.at_address(database, email)
+            free = [one for one in there if database.contact(one) in (None, contact_id)]
+            double += [contact_id] if len(free) > 1 else []
+        says = f"{count(len(people), 'contact')} to be made were looked up by address"
+        if not double:
+            return [Finding("adoption", "ok", f"{says}: none is there twice")]
+        says += f": {len(double)} there more than once: {listed(double)}"
+        remedy = "merge them there first: the lowest id is taken, the others stay as they are"
+        return [Finding("adoption", "warning", says, remedy)]
 
     def _findings_of(self, database: Database) -> Sequence[Finding]:
         faults = database.faults(self._place.mapped)
