@@ -207,6 +207,15 @@ select u.contact_id
         where m.destination_id = $1::int and m.contact_id <> u.contact_id
           and m.remote @> u.remote::jsonb and m.state <> 'absent');
 
+-- name: is_anothers
+select exists (select 1 from syncd.mirror m
+                where m.destination_id = $1::int and m.contact_id <> $2::text
+                  and m.remote @> any($3::text[]::jsonb[]) and m.state <> 'absent')
+       or exists (select 1 from syncd.mirror m
+                   where m.destination_id = $1::int and m.contact_id = any($4::text[]))
+       or exists (select 1 from syncd.journal j
+                   where j.destination_id = $1::int and j.contact_id = any($4::text[]));
+
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
 -- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
@@ -253,14 +262,17 @@ select contact_id from syncd.mirror
 
 -- name: mail_off
 -- Mail is off there, or may be: the provider has just said so, or the answer to a silence was lost.
--- Said before any opt_out row is touched.
+-- Said before any opt_out row is touched. A row whose address was exchanged, and has not been sent
+-- since, still says so: it is off at the record, but perhaps not at the address that it is to get.
 with off as materialized (
     select m.contact_id from syncd.mirror m
      where m.destination_id = $1::int and m.contact_id = any($2::text[]) and m.subscribed
      order by m.contact_id
        for no key update
 )
-update syncd.mirror m set subscribed = false, digest = null
+update syncd.mirror m
+   set subscribed = false,
+       digest = case when m.digest = '00000000-0000-0000-0000-000000000000'::uuid then m.digest end
  where m.destination_id = $1::int and m.contact_id = any(array(select o.contact_id from off o));
 
 -- name: opt_out

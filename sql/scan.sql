@@ -58,8 +58,10 @@ with told as (
       from told
       left join lateral (
           select x.contact_id, x.email, x.state, x.subscribed, x.pushed_at,
-                 not x.subscribed or exists (  -- it cannot be turned on there any more
-                     select 1 from unnest(x.lacking) l where l like 'subscription%') as held_off
+                 x.state <> 'absent' and (  -- of whom nothing was sent, nothing is our own doing
+                     not x.subscribed or exists (  -- it cannot be turned on there any more
+                         select 1 from unnest(x.lacking) l where l like 'subscription%'))
+                     as held_off
             from syncd.mirror x
            where x.destination_id = $1::int
              and (x.contact_id = told.contact_id
@@ -153,7 +155,10 @@ with told as (
                       and m.subscribed and m.pushed_at > o.observed_at))
     returning o.contact_id, o.email, o.kind, o.list_id
 ), off as (
-    update syncd.mirror m set subscribed = false, digest = null
+    update syncd.mirror m
+       set subscribed = false,  -- as `mail_off`
+           digest = case when m.digest = '00000000-0000-0000-0000-000000000000'::uuid
+                         then m.digest end
       from noted n
      where m.destination_id = $1::int and m.contact_id = n.contact_id and m.subscribed
        and n.list_id is null and n.kind in ('unsubscribed', 'complained')

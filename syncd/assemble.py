@@ -294,6 +294,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
     )
     key = made.provider.key_column(made.options)
     name = None if key is None else key.name
+    _introduce(made.adapter, journal)
     reader = OptOutReader(
         pool, destination.id, destination.name, worker.id, made.adapter, name,
         lambda c, notices: made.tombstones.without(c, destination.source, notices),
@@ -346,6 +347,12 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
     )
 
 
+def _introduce(adapter: Any, journal: Journal) -> None:
+    """Let an adapter that takes records over ask whose they are (`TakesOver`)."""
+    if hasattr(adapter, "belongs"):
+        adapter.belongs = journal.is_anothers
+
+
 def claim_size(traits: Traits, writes: Meter) -> int:
     """How many contacts one claim takes: a batch; where a request carries but one, as many as may
     be sent in half a second, so that not every one of them costs transactions of its own."""
@@ -377,6 +384,7 @@ async def learn(made: Assembled) -> None:
     kept = await pool.fetchval(sql.scan.learn, made.scope, identity, text, fingerprint)
     made.adapter = made.provider(made.wire, made.options, orjson.loads(kept))
     if made.flow is not None:
+        _introduce(made.adapter, made.flow.journal)
         made.flow.push.adapter = made.flow.reader.adapter = made.adapter
         made.flow.lists.adapter = made.flow.erasures.adapter = made.adapter
         made.flow.reading.adapter = made.adapter

@@ -155,8 +155,9 @@ select k.*, (select r.n from room r) as written
     def staging(self) -> str:
         """As `by_window`; whoever is new there (`is_new`) is staged under claim $4.
 
-        New: nothing but a create is to be done, wanted, mailable, its address free. $5: whether a
-        contact must be in a list; $6: what `remote` calls the value of the key column, or null.
+        New: nothing but a create is to be done, wanted, mailable, its address free, and no older no
+        to be gone past. $5: whether a contact must be in a list; $6: what `remote` calls the value
+        of the key column, or null.
         """
         pairs = [(literal(f.name), self._stored(n, f)) for n, f in enumerate(self.desired.fields)]
         if pairs and all(map(self._is_text, self.desired.fields)):
@@ -167,7 +168,8 @@ select k.*, (select r.n from room r) as written
         is_new = """k.fault is null and k.subscribed and coalesce(k.m_state, 'absent') = 'absent'
            and k.m_digest is distinct from k.digest and k.j_state is null
            and not coalesce(k.moved_to in (select t.email from taken t), false)
-           and (not $5::boolean or k.ids <> '{}') and ($6::text is null or k.remote_key <> '')"""
+           and (not $5::boolean or k.ids <> '{}') and ($6::text is null or k.remote_key <> '')
+           and not """ + self.desired.was_refused("k.contact_id", "k.address")
         stage = f""", staged as (
     insert into syncd.staged
            (destination_id, claim, contact_id, email, fields, lists, remote, digest)
@@ -246,6 +248,7 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         address that a doubtful try of it was sent under (null: none).
 
         `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
+        `was_refused`: a no is known of it, or of its address, that consent has overcome perhaps.
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
         that are in each other's way one goes first.
@@ -268,6 +271,7 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
        k.list_names, k.remote_key, k.subscribed, k.fault, k.digest, k.m_state, k.m_digest,
        k.m_email, k.m_subscribed, k.m_fields, k.m_lists, k.m_remote, k.m_pushed_at,
        {self._in_window} as in_window,
+       k.wanted and {self.desired.was_refused("k.contact_id", "k.email")} as was_refused,
        case when k.email is distinct from k.m_email then (
            select h.contact_id || case when h.state = 'here' then '' else ' (' || h.state || ')' end
              from syncd.mirror h

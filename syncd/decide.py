@@ -297,7 +297,9 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
     known = row["m_state"] in HELD or row["m_state"] == "withdrawn"
     # Another address is another record, where the address is the key: it may be off there.
     other = rules.traits.key == "address" and was is not None and was.email != row["email"]
-    resubscribe = want.subscribed and was is not None and (other or not was.subscribed)
+    off = was is not None and (other or not was.subscribed)
+    # So may somebody be whom it does not hold (any more): a no stays with an address.
+    resubscribe = want.subscribed and (off or (row["was_refused"] and not _is_known(row)))
     change = Change(
         row["contact_id"],
         Verb.PUT,

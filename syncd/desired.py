@@ -373,6 +373,17 @@ select q.contact_id, q.email{outer}, q.ids, q.ids::text[] as lists, q.subscribed
                       where {self._silent()} and o.contact_id = {contact_id}
                         and o.kind in ('unsubscribed', 'complained') and {_not_before(consent)})"""
 
+    def was_refused(self, contact_id: str, email: str) -> str:
+        """Whether a no of the contact's, or of its address, is known, be it older than consent."""
+        return f"""case when (select exists (select 1 from syncd.opt_out o where {self._silent()}))
+             then exists (select 1 from syncd.opt_out o
+                           where {self._silent()} and o.kind <> 'vanished'
+                             and o.email = {email})
+               or exists (select 1 from syncd.opt_out o
+                           where {self._silent()} and o.kind <> 'vanished'
+                             and o.contact_id = {contact_id})
+             else false end"""
+
     def _if_any_refused(self, condition: str) -> str:
         """*condition*, which holds anyhow while nobody at all has said no."""
         return f"""case when (select exists (select 1 from syncd.opt_out o where {self._silent()}))

@@ -419,6 +419,19 @@ class Journal:
         rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
         return {row["contact_id"] for row in rows}
 
+    async def is_anothers(
+        self, contact_id: str, remotes: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> bool:
+        """Whether a record is another contact's: its mirror row says so (`remotes`: what it would
+        say), or the record bears the id of a contact that we know, or that the source has."""
+        texts = [orjson.dumps(one).decode() for one in remotes]
+        me, others = self.destination_id, [one for one in names if one != contact_id]
+        if await self.pool.fetchval(sql.journal.is_anothers, me, contact_id, texts, others):
+            return True
+        desired = self.compare.desired
+        keys = castable(desired, others)
+        return bool(keys) and bool(await self.pool.fetch(desired.people, keys, []))
+
     async def remember_remote(
         self, found: Sequence[tuple[str, str, bool, str, str, str | None]]
     ) -> None:

@@ -184,6 +184,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "j_digest": draw(DIGESTS),
         "j_wish": draw(st.sampled_from(["upsert", "remove"])),
         "in_window": draw(st.booleans()),
+        "was_refused": draw(st.booleans()),
         "in_flight": draw(st.sampled_from([None, None, "d"])),
         "holder": draw(st.sampled_from([None, None, "d"])),
         "in_flight_window": draw(st.booleans()),

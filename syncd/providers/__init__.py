@@ -7,7 +7,7 @@ type of the wire, nothing else of syncd: it cannot reach the database or another
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
@@ -175,6 +175,9 @@ class _OfAccount:
         return here
 
 
+Belongs = Callable[[str, Sequence[Mapping[str, Any]], Sequence[str]], Awaitable[bool]]
+
+
 class Ordinary:
     """What most adapters say: the meters of their traits hold, and our id tells contacts apart."""
 
@@ -299,6 +302,17 @@ class LooksUpPeople(Protocol):
         """Whether these (identity → address), who are to be made, are known there as others, or
         more than once; part of `check`."""
         ...
+
+
+class TakesOver(Protocol):
+    """An adapter that may find a contact's record under the key of somebody else, and take it over.
+
+    belongs: asked before that is done, the contact and what `Change.remote` would be for each of
+    the record's keys, with the keys that may be ids of ours: whether it is another contact's. Put
+    in by the core; without it, nobody is asked.
+    """
+
+    belongs: Belongs | None
 
 
 class LooksUpFields(Protocol):

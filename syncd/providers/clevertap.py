@@ -39,7 +39,7 @@ from syncd.model import (
     Traits,
     Verb,
 )
-from syncd.providers import Credential, KeyColumn, Options, Ordinary, Wire
+from syncd.providers import Belongs, Credential, KeyColumn, Options, Ordinary, Wire
 from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
@@ -138,6 +138,7 @@ class CleverTap(Ordinary):
 
     def __init__(self, wire: Wire, options: CleverTapOptions, findings: Mapping[str, Any]) -> None:
         self._wire, self._options, self._findings = wire, options, findings
+        self.belongs: Belongs | None = None
         self._rules = Rules(
             lists_property=options.lists_property,
             country=options.default_country_code or "",
@@ -312,7 +313,19 @@ class CleverTap(Ordinary):
         known = answers.identities(record.get("identity")) if record else []
         if record is None or (self._options.adopt == "email" and not known):
             return None, identity
-        return record, identity if identity in known or not known else known[0]
+        if identity in known or not known:
+            return record, identity
+        if await self._is_anothers(change, known):
+            return None, identity
+        return record, known[0]
+
+    async def _is_anothers(self, change: Change, identities: Sequence[str]) -> bool:
+        """Two contacts that exchange addresses are found under each other's: one profile each."""
+        if self.belongs is None:
+            return False
+        ours = identities if self._options.identity == "id" else ()
+        remotes = [{"identity": one} for one in identities]
+        return await self.belongs(change.contact_id, remotes, ours)
 
     async def check_people(self, told: Mapping[str, str]) -> Sequence[Finding]:
         """Where profiles are taken by identity alone: who has one under another."""

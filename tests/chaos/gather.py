@@ -23,6 +23,9 @@ from .wishes import wishes
 
 SILENT = ("redcappi",)
 """Providers where a no shows only by the person's being gone, as README's table says."""
+SAYS_NOT_AGAIN = ("clevercampaign", "copernica")
+"""Providers where a no shows only by a record that is off: said at one that we, or a no before,
+have turned off already it changes nothing that could be read."""
 
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
@@ -60,7 +63,8 @@ async def _tables(link: Link) -> dict[str, Any]:
                  "destination", "command", "run", "scan", "plan", "missing"):  # fmt: skip
         rows = await link.fetch(f"select to_jsonb(t)::text from syncd.{name} t")
         found[name] = [orjson.loads(row[0]) for row in rows]
-    return found
+    rows = await link.fetch("select to_jsonb(t)::text from chaos.trail t order by n")
+    return {**found, "trail": [orjson.loads(row[0]) for row in rows]}
 
 
 async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[Any]) -> At:
@@ -126,7 +130,9 @@ def _noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
         elif one["what"] == "act" and one.get("do") == "unsubscribe":
             email = one["email"].lower()
             version = next((r.version for r in there.values() if r and r.email == email), None)
-            found.append(No(shop, one["at"], email, version, shop in SILENT))
+            off = not any(r.mailable for r in there.values() if r and r.email == email)
+            unseen = shop in SILENT or (off and shop in SAYS_NOT_AGAIN)
+            found.append(No(shop, one["at"], email, version, unseen))
     return found
 
 

@@ -27,6 +27,7 @@ class Writer:
         self.rng = rng
         self.spoken: set[str] = set()  # addresses of which anybody ever said no
         self.kept: set[str] = set()  # contacts that somebody else is changing
+        self.erased: set[str] = set()  # who asked to be forgotten is never added again
 
     async def ids(self, c: Connection) -> list[str]:
         rows = await c.fetch("select id from syncd.contact order by id")
@@ -96,12 +97,15 @@ class Writer:
 
     async def again(self, c: Connection) -> None:
         """Somebody who was deleted comes back, with the old address or another."""
-        rows = await c.fetch("""
+        rows = await c.fetch(
+            """
 select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email from chaos.truth t
  where relation = 'contact' and op = 'delete'
    and not exists (select 1 from syncd.contact c where c.id = t.was ->> 'id')
-   and not exists (select 1 from syncd.erasure e where e.contact_id = t.was ->> 'id')
- order by was ->> 'id', n desc""")
+   and t.was ->> 'id' <> all($1)
+ order by was ->> 'id', n desc""",
+            list(self.erased),
+        )
         if not rows:
             return
         row = self.rng.choice(rows)
@@ -184,6 +188,7 @@ select distinct on (was ->> 'id') was ->> 'id' as id, was ->> 'email' as email f
             row["id"],
         )
         self.spoken |= {one["email"] for one in had}
+        self.erased.add(row["id"])
         await c.execute(
             "insert into syncd.erasure (contact_id, email) values ($1, $2)", row["id"], row["email"]
         )

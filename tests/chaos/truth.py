@@ -2,7 +2,8 @@
 
 Every insert or update of a contact gives it a new version, which travels in its last name: who
 finds it in a request knows whose data these are, and how old. `chaos.truth` keeps every row's every
-state; PostgreSQL tells when each was committed.
+state; PostgreSQL tells when each was committed. `chaos.trail` is for whoever looks into a finding:
+every state of every row of mirror and journal.
 """
 
 from __future__ import annotations
@@ -38,6 +39,25 @@ create trigger tell after insert or update or delete on syncd.contact
    for each row execute function chaos.tell();
 create trigger tell_all after truncate on syncd.contact
    for each statement execute function chaos.tell();
+create table chaos.trail (
+    n bigserial primary key,
+    xid xid8 not null default pg_current_xact_id(),
+    at timestamptz not null default clock_timestamp(),
+    relation text not null,
+    was jsonb,
+    now jsonb
+);
+create function chaos.follow() returns trigger language plpgsql as $$
+begin
+    insert into chaos.trail (relation, was, now)
+    values (tg_table_name, case when tg_op <> 'INSERT' then to_jsonb(old) end,
+            case when tg_op <> 'DELETE' then to_jsonb(new) end);
+    return null;
+end $$;
+create trigger follow after insert or update or delete on syncd.mirror
+   for each row execute function chaos.follow();
+create trigger follow after insert or update or delete on syncd.journal
+   for each row execute function chaos.follow();
 """
 TRUTH = """
 select n, relation, op, was, now,

@@ -1,0 +1,95 @@
+"""What the campaign has found (`tests.chaos`), each finding made small, so that it stays mended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from company import add, company
+
+from syncd.db import Pool
+
+ANN, BOB = "ann@x.test", "bob@x.test"
+SWAP = """
+update syncd.contact c set email = o.email from syncd.contact o
+ where (c.id, o.id) in (('ann', 'bob'), ('bob', 'ann'))"""
+LONG_AGO = """
+update syncd.opt_out set observed_at = observed_at - interval '1 h',
+                         occurred_at = occurred_at - interval '1 h'"""
+
+
+async def test_a_no_before_an_exchanged_address_is_sent_is_a_no_at_the_new_one_too(
+    database: str, pool: Pool
+) -> None:
+    """The record is off by the mark of the old address alone."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute(SWAP)
+            await flow.look()
+            at.boxes["clevertap"].act("unsubscribe", email=ANN)
+            await flow.read()
+            await flow.look()
+            await flow.pump(until_empty=True)
+        people = at.boxes["clevertap"].snapshot()["profiles"]
+        assert people["ann"]["Email"] == BOB
+        assert not at.mailed("clevertap", ANN)
+        assert not at.mailed("clevertap", BOB)
+
+
+async def test_a_no_of_somebody_who_was_never_sent_is_not_our_own_doing(
+    database: str, pool: Pool
+) -> None:
+    """The source said no first, so dan was not made; his own no outlives the source's."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await add(pool, "dan")
+        await pool.execute("update syncd.contact set subscribed = false where id = 'dan'")
+        await at.backfill()
+        at.boxes["clevertap"].act("unsubscribe", email="dan@x.test")
+        await at.settle()
+        assert await pool.fetchval("select contact_id from syncd.opt_out") == "dan"
+        await pool.execute("update syncd.contact set subscribed = true where id = 'dan'")
+        await at.backfill()
+        assert not at.mailed("clevertap", "dan@x.test")
+
+
+async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
+    database: str, pool: Pool
+) -> None:
+    """An address keeps its mark, whether there is a record of it or not."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        for who, make in (("dan", at.settle), ("eve", at.backfill)):  # by a claim; by a window
+            email = f"{who}@x.test"
+            at.boxes["clevertap"].act("unsubscribe", email=email)
+            await at.settle()
+            await pool.execute(LONG_AGO)
+            await add(pool, who, consented_at=datetime.now(UTC))
+            await make()
+            assert at.mailed("clevertap", email)
+        at.boxes["clevertap"].state.writes.resubscribed.clear()  # these were allowed
+
+
+async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profiles_are_adopted(
+    database: str, pool: Pool
+) -> None:
+    """Bob is new there when ann's profile still has the address that is his by now. Eve left; dan
+    got her address, and one day she is back."""
+    options = {"clevertap": {"adopt": "email"}}
+    async with company(
+        database, pool, ["clevertap"], contacts=["ann", "eve"], options=options
+    ) as at:
+        await at.backfill()
+        await add(pool, "bob")
+        await pool.execute(SWAP)
+        await pool.execute("delete from syncd.contact where id = 'eve'")
+        await at.settle()
+        await add(pool, "dan", "eve@x.test")
+        await at.backfill()
+        await add(pool, "eve")
+        await pool.execute("update syncd.contact set email = 'dan@x.test' where id = 'dan'")
+        await at.settle()
+        await at.backfill()
+        people = at.boxes["clevertap"].snapshot()["profiles"]
+        held = {name: one["Email"] for name, one in people.items() if one["mailable"]}
+        assert held == {"ann": BOB, "bob": ANN, "dan": "dan@x.test", "eve": "eve@x.test"}
