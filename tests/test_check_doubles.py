@@ -64,6 +64,9 @@ async def test_whom_a_first_backfill_would_find_twice_at_copernica(
             "warning",
             True,
         )
+        at.boxes[name].next_fault("error", path="/v1/database/7616/profiles", status=503)
+        (fault,) = about(await findings(at, name), "adoption")
+        assert (fault.level, "could be looked up" in fault.says) == ("warning", True)
         await at.backfill()
         assert about(await findings(at, name), "adoption") == []
         forget(at, name)

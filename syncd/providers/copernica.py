@@ -227,12 +227,16 @@ class Copernica(Ordinary):
         """Who of these, who are to be made, would be found more than once under one address (6)."""
         if not people:
             return []
-        database = await self._place.reading()
         double = []
-        for contact_id, email in people.items():
-            there = await self._finder.at_address(database, email)
-            free = [one for one in there if database.contact(one) in (None, contact_id)]
-            double += [contact_id] if len(free) > 1 else []
+        try:
+            database = await self._place.reading()
+            for contact_id, email in people.items():
+                there = await self._finder.at_address(database, email)
+                free = [one for one in there if database.contact(one) in (None, contact_id)]
+                double += [contact_id] if len(free) > 1 else []
+        except ProviderError as err:
+            says = f"nobody could be looked up by address: {err.reason}"
+            return [Finding("adoption", "warning", says, _remedy(err))]
         says = f"{count(len(people), 'contact')} to be made were looked up by address"
         if not double:
             return [Finding("adoption", "ok", f"{says}: none is there twice")]
