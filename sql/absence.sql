@@ -33,6 +33,44 @@ select x.contact_id, array_agg(x.list_key order by x.list_key) as gone,
  order by x.contact_id
  limit $2::int;
 
+-- name: leavers
+-- Whom a scan of the account has met, and not in these lists; nothing of it is on its way.
+select m.contact_id, m.email, m.fields, m.remote,
+       array_agg(x.list_key order by x.list_key) as lists,
+       array_agg(k.remote_id order by x.list_key) as remote_lists
+  from syncd.missing x
+  join syncd.mirror m
+    on m.destination_id = x.destination_id and m.contact_id = x.contact_id
+   and m.state = 'here' and m.subscribed and m.lists @> array[x.list_key]
+   and m.pushed_at < x.since
+  join syncd.list_mirror k
+    on k.destination_id = x.destination_id and k.list_id = x.list_key
+   and k.remote_id is not null and k.state <> 'asks'
+ where x.destination_id = $1::int and x.list_key <> '' and x.scans = 1 and x.plan_id is null
+ group by m.destination_id, m.contact_id
+ order by m.contact_id
+ limit $2::int;
+
+-- name: any_left
+select exists (select 1 from syncd.missing
+                where destination_id = $1::int and list_key <> '' and scans = 1);
+
+-- name: leave
+-- A look-up says so, too ($2, $3); of whom it does not ($4), nothing is said any more. $5: so many
+-- left that a person decides, of all of them.
+with excused as (
+    delete from syncd.missing x
+     where x.destination_id = $1::int and x.list_key <> '' and x.scans = 1
+       and x.contact_id = any($4::text[])
+       and not exists (select 1 from unnest($2::text[], $3::text[]) u (contact_id, list_key)
+                        where u.contact_id = x.contact_id and u.list_key = x.list_key)
+)
+update syncd.missing x set scans = 2
+ where x.destination_id = $1::int and x.list_key <> '' and x.scans = 1
+   and (($5::boolean and not x.contact_id = any($4::text[]))
+        or exists (select 1 from unnest($2::text[], $3::text[]) u (contact_id, list_key)
+                    where u.contact_id = x.contact_id and u.list_key = x.list_key));
+
 -- name: hold
 update syncd.missing set plan_id = $3::bigint
  where destination_id = $1::int and contact_id = any($2::text[]) and scans >= 2;
@@ -56,7 +94,10 @@ select m.contact_id, m.email, m.lists, m.fields, m.remote,
                 and not exists (select 1 from syncd.journal j
                                  where j.destination_id = m.destination_id
                                    and j.contact_id = m.contact_id
-                                   and j.left_lists @> array[x.list_key])) as gone
+                                   and j.left_lists @> array[x.list_key])) as gone,
+       exists (select 1 from syncd.missing x join syncd.scan s on s.id = x.scan_id
+                where x.destination_id = m.destination_id and x.contact_id = m.contact_id
+                  and x.list_key <> '' and s.list_key = '') as met
   from syncd.mirror m
  where m.destination_id = $1::int and m.contact_id = any($2::text[])
    and m.state in ('here', 'adopted') and m.subscribed

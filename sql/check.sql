@@ -44,3 +44,17 @@ select c.oid::regclass::text as name, greatest(c.reltuples, 0)::bigint as rows
   join pg_namespace n on n.nspname = u.schema
   join pg_class c on c.relnamespace = n.oid and c.relname = u.name
  order by 1;
+
+-- name: doubles
+-- Addresses that the last whole scans have met more than once in one place, one of them a contact of
+-- ours; contacts of ours that share an address, each with a record, are rightly there.
+with d as (
+    select max(s.contact_id) as contact_id
+      from syncd.seen s
+     where s.destination_id = $1::int and s.email is not null and s.missed = 0
+     group by s.list_key, s.email
+    having count(*) > count(distinct s.contact_id) and count(s.contact_id) > 0
+), c as (
+    select distinct d.contact_id from d
+)
+select count(*) as contacts, (array_agg(c.contact_id order by c.contact_id))[1:$2::int] as ids from c;

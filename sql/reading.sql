@@ -184,6 +184,35 @@ on conflict (destination_id, list_key, remote_id) do update
    set email = excluded.email, status = excluded.status, scan_id = excluded.scan_id, missed = 0,
        contact_id = excluded.contact_id;
 
+-- name: left
+-- Of whom a page of the account has met ($3): who is not in a list ($4, $5) where the mirror has it.
+-- What a try of ours was to leave, or could not join, is no news.
+with u as materialized (
+    select u.contact_id, u.list_key from unnest($4::text[], $5::text[]) u (contact_id, list_key)
+), back as (
+    delete from syncd.missing x
+     where x.destination_id = $1::int and x.contact_id = any($3::text[]) and x.list_key <> ''
+       and not exists (select 1 from u
+                        where u.contact_id = x.contact_id and u.list_key = x.list_key)
+)
+insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id, scans, since)
+select $1::int, u.list_key, u.contact_id, $2::bigint,
+       case when o.since > m.pushed_at then o.scans else 1 end,
+       case when o.since > m.pushed_at then o.since else $6::timestamptz end
+  from u
+  join syncd.mirror m on m.destination_id = $1::int and m.contact_id = u.contact_id
+  left join syncd.missing o
+    on o.destination_id = $1::int and o.list_key = u.list_key and o.contact_id = u.contact_id
+ where not exists (select 1 from unnest(m.lacking) l
+                    where l = 'list:' || u.list_key or starts_with(l, 'list:' || u.list_key || ' '))
+   and not exists (select 1 from syncd.journal j
+                    where j.destination_id = $1::int and j.contact_id = u.contact_id
+                      and (j.state = 'sent' or j.doubtful or j.receipt is not null
+                           or j.left_lists @> array[u.list_key]))
+ order by u.list_key, u.contact_id
+on conflict (destination_id, list_key, contact_id) do update
+   set scans = excluded.scans, scan_id = excluded.scan_id, since = excluded.since;
+
 -- name: met_before
 select remote_id, contact_id from syncd.seen
  where destination_id = $1::int and list_key = $2::text and remote_id = any($3::text[])
@@ -313,9 +342,11 @@ on conflict (destination_id, list_key, contact_id) do update
    set scans = excluded.scans, scan_id = excluded.scan_id, since = excluded.since;
 
 -- name: excuse
--- Met again, or written meanwhile: two scans in a row must miss a contact.
+-- Met again, or written meanwhile: two scans in a row must miss a contact. A scan of the account
+-- speaks of its lists, too, where it does at all.
 delete from syncd.missing
- where destination_id = $1::int and list_key = $2::text and scan_id <> $3::bigint;
+ where destination_id = $1::int and (list_key = $2::text or $2::text = '')
+   and scan_id <> $3::bigint;
 
 -- name: forget_seen
 with gone as (

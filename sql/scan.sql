@@ -32,18 +32,20 @@ select m.contact_id from syncd.mirror m
 -- nor is an event that was lifted since; an address is the one told, else the mirror's. A newer no
 -- replaces the older one (consent may lie between them), and the mirror learns that mail is off.
 -- Of what was our own doing, the last event is remembered (`seen`): the next reading may bring it
--- again, when mail has long been turned on. $9: whether it was the person's own act (null: not told).
+-- again, when mail has long been turned on. $9: whether it was the person's own act (null: not told);
+-- $10: whether the time told is that of the record, which our own writes move.
 with told as (
-    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence, u.by_person
+    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence, u.by_person,
+                    u.of_record
       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-                  $9::boolean[])
-           u (contact_id, email, kind, list_id, occurred_at, evidence, by_person)
+                  $9::boolean[], $10::boolean[])
+           u (contact_id, email, kind, list_id, occurred_at, evidence, by_person, of_record)
 ), known as (
     select coalesce(m.contact_id, told.contact_id) as contact_id,
            coalesce(lower(btrim(told.email)), m.email) as email,
            encode(sha256(convert_to(coalesce(lower(btrim(told.email)), m.email), 'UTF8')), 'hex')
                as hash,
-           told.kind, told.list_id, told.evidence, told.by_person,
+           told.kind, told.list_id, told.evidence, told.by_person, told.of_record,
            -- the event itself may be known: told again, now of a contact, it is no younger for that
            least(told.occurred_at,
                  (select min(o.occurred_at) from syncd.opt_out o
@@ -83,8 +85,8 @@ with told as (
                   and (o.lifted_at is null or o.lifted_at < k.occurred_at)
                   and coalesce(o.evidence ->> 'ts' < (k.evidence::jsonb ->> 'ts') collate "C",
                                k.evidence::jsonb ->> 'ts' is null)) as undone,
-           exists (  -- a no that is open needs no younger time by a write of ours: consent may lie
-                     -- between the two
+           k.of_record and exists (  -- a no that is open needs no younger time by a write of ours:
+                                     -- consent may lie between the two
                select 1 from syncd.opt_out o
                 where o.destination_id = $1::int and o.kind = k.kind and o.list_id is null
                   and (o.email_hash = k.hash or o.contact_id = k.contact_id)

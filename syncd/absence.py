@@ -42,6 +42,8 @@ class Absence:
         """Opt out, or hold, whoever is absent by now; returns how many were opted out."""
         await self.pool.execute(sql.absence.drop_empty, self._me)
         allowed = await self.allowed()
+        if self.adapter.traits.tells_lists:
+            await self._look_for_leavers(max(allowed, 0))
         rows = await self.pool.fetch(sql.absence.candidates, self._me, max(allowed, 0) + 1)
         if not rows:
             return 0
@@ -99,8 +101,12 @@ class Absence:
         if any(row["suspect"] for row in rows):
             where = f"list {', '.join(empty)}" if empty else "the account"
             return f"{where} was read as empty there, twice; {here} contacts should be there"
+        said = "two whole scans did not meet them"
+        if self.adapter.traits.tells_lists and not any("" in row["gone"] for row in rows):
+            lists = ", ".join(sorted({one for row in rows for one in row["gone"]}))
+            said = f"they are not in lists that they were put into ({lists})"
         return (
-            f"two whole scans did not meet them, of {here} there; the guard lets"
+            f"{said}, of {here} there; the guard lets"
             f" {max(d.guard_floor, int(here * d.guard_percent / 100))} vanish in a day"
         )
 
@@ -109,7 +115,9 @@ class Absence:
     async def _found(self, rows: Sequence[Row]) -> set[str]:
         """Who is there after all, where the provider can be asked for one contact."""
         traits = self.adapter.traits
-        if not traits.can & (Can.FIND | Can.SEES_GONE):
+        if traits.tells_lists:  # who is in the account was looked up when it was met outside them
+            rows = [row for row in rows if "" in row["gone"]]
+        if not (rows and traits.can & (Can.FIND | Can.SEES_GONE)):
             return set()
         ids = [row["contact_id"] for row in rows]
         mirror = await self.pool.fetch(sql.absence.mirrored, self._me, ids)
@@ -120,6 +128,30 @@ class Absence:
             pairs = zip(some, found, strict=True)
             there |= {row["contact_id"] for row, one in pairs if one.remote is not None}
         return there
+
+    # ── Who was met, and not in its lists ───────────────────────────────────────────────────
+
+    async def _look_for_leavers(self, allowed: int) -> None:
+        """A scan of the account has met them outside a list: look at each once more. Once more than
+        are *allowed* did leave, a person is to be asked, and these stand for the rest."""
+        left = 0
+        while left <= allowed and self.adapter.traits.can & Can.FIND:
+            rows = await self.pool.fetch(sql.absence.leavers, self._me, self.adapter.traits.batch)
+            if not rows:
+                return
+            found: Sequence[Found] = await self.adapter.find([_question(one) for one in rows])
+            gone = [_left(row, one) for row, one in zip(rows, found, strict=True)]
+            left += sum(map(bool, gone))
+            ids, lists = ([pair[n] for pairs in gone for pair in pairs] for n in (0, 1))
+            looked = [row["contact_id"] for row in rows]
+            await self.pool.execute(sql.absence.leave, self._me, ids, lists, looked, left > allowed)
+
+
+def _left(row: Row, found: Found) -> list[tuple[str, str]]:
+    if found.remote is None or found.lists is None or found.opted_out is not None:
+        return []
+    pairs = zip(row["lists"], row["remote_lists"], strict=True)
+    return [(row["contact_id"], ours) for ours, there in pairs if there not in found.lists]
 
 
 def _question(row: Row) -> Change:

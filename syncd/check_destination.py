@@ -11,7 +11,7 @@ import asyncpg
 
 from syncd import account, sql
 from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits_of, options_of
-from syncd.check_people import sample
+from syncd.check_people import doubles, sample
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError, Refused
 from syncd.faults import faults_of
@@ -194,6 +194,7 @@ async def check_account(
                 told += await made.adapter.check_fields([f.name for f in made.desired.fields])
             if isinstance(made.adapter, LooksUpPeople) and all(f.level != "error" for f in told):
                 told += await made.adapter.check_people(await sample(made))
+            told += await doubles(made)
             if all(f.level != "error" for f in told) and (differs := await account.look(made)):
                 told.append(differs)
             found = [replace(f, subject=f"{name}: {f.subject}") for f in told]

@@ -1,16 +1,21 @@
-"""`check`: whether the account knows contacts who are not there yet as somebody else."""
+"""`check`: whether the account knows contacts who are not there yet as somebody else, and whom it
+holds twice."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from syncd import sql
 from syncd.db import Connection, transact
+from syncd.model import Finding
+from syncd.words import count
 
 if TYPE_CHECKING:
     from syncd.assemble import Assembled
 
 SAMPLE = 50  # contacts looked up, a request or two each
+NAMED = 5  # contacts that are there twice, by our ids
 WINDOW, WINDOWS = 2000, 10  # ids at a time, and how often; beyond that few are left to be made
 
 _NOT_THERE_YET = """
@@ -49,3 +54,18 @@ async def _in_window(made: Assembled, first: str, last: str, known: int) -> Mapp
         return {row["identity"]: row["email"] for row in rows if row["identity"]}
 
     return await transact(made.planner.pool, work)
+
+
+async def doubles(made: Assembled) -> list[Finding]:
+    """Whom the last whole scans have met twice under one address; asks the provider nothing."""
+    row = await made.planner.pool.fetchrow(sql.check.doubles, made.destination.id, NAMED)
+    assert row is not None
+    if not (n := row["contacts"]):
+        return []
+    named = ", ".join(row["ids"]) + (f" and {n - NAMED} more" if n > NAMED else "")
+    says = (
+        f"{count(n, 'contact')} of yours, by the last reading, there more than once under one"
+        f" address: {named}; one record is kept up, the others stay as they are"
+    )
+    remedy = "merge or delete the second records there: they may be mailed, too"
+    return [Finding("doubles", "warning", says, remedy)]

@@ -84,6 +84,9 @@ class Ending:
 
     async def answer(self) -> int:
         """Judge who is missing; then whoever waited is due. Returns how many."""
+        tells = self.adapter.traits.tells_lists
+        if tells and await self.pool.fetchval(sql.absence.any_left, self._me):
+            await self.lists.look()  # left, or is it the list that is gone?
         await Absence(self.planner, self.adapter).judge()
         return int(await transact(self.pool, self._answer))
 

@@ -71,16 +71,21 @@ class Matched:
     news: set[str] = field(default_factory=set)  # contacts to be planned anew
     notices: list[Notice] = field(default_factory=list)
     doubles: dict[str, str] = field(default_factory=dict)  # second records → the one that is kept
+    left: set[tuple[str, str]] = field(default_factory=set)  # contact, list it should be in
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """Matches the pages of one scan. list_key: our id of the list; '' for the whole account."""
+    """Matches the pages of one scan. list_key: our id of the list; '' for the whole account.
+
+    tells_lists: every record says in which lists it is.
+    """
 
     list_key: str
     remote_list: str | None
     remembered: Remembered
     source_lists: Mapping[str, str]  # remote list id → ours
+    tells_lists: bool = False
 
     def match(self, records: Sequence[Seen], known: Known) -> Matched:
         done = Matched()
@@ -145,6 +150,8 @@ class Matcher:
                     self._notice(seen, owner, done)
             return
         remote = self.remembered(row.remote, self.remote_list, seen)
+        if self.tells_lists and tried is None:
+            done.left |= self._lists_left(seen, row)
         if in_flight:
             written = Written(*row[:3], remote, row.lists, row.subscribed, False)
         else:
@@ -186,6 +193,13 @@ class Matcher:
         if row.subscribed and row.settled:
             self._notice(seen, row.contact_id, done)
         return Written(*row[:3], remote, row.lists, row.subscribed, False)
+
+    def _lists_left(self, seen: Seen, row: Mirrored) -> set[tuple[str, str]]:
+        """Lists that we have put it into, and that it is not in."""
+        if row.state != "here" or not (row.subscribed and row.settled and seen.subscribed):
+            return set()
+        there = set(self.source_lists.values()) & set(row.lists)
+        return {(row.contact_id, one) for one in there - set(self._lists(seen))}
 
     def _lists(self, seen: Seen) -> Sequence[str]:
         """Our ids of the lists that the record is known to be in."""

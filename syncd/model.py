@@ -155,11 +155,13 @@ class Found:
     """What a look-up of one contact says. `remote` None: it is not there.
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
+    lists: remote ids of the lists that it is in; None where it does not say.
     """
 
     remote: Mapping[str, Any] | None
     email: str | None = None
     opted_out: OptedOut | None = None
+    lists: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class Notice:
 
     by_person: True: surely the person's own act; False: the account owner's, which may have been
     ours; None where the provider does not tell.
+    of_record: `occurred_at` is when the record changed last, be it by an ordinary write of ours.
     """
 
     contact_id: str | None
@@ -177,6 +180,7 @@ class Notice:
     list_id: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     by_person: bool | None = None
+    of_record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +332,11 @@ class Traits:
     def scans_lists(self) -> bool:
         """Whether contacts are read back list by list."""
         return bool(self.can & Can.LISTS) and self.scans == "lists"
+
+    @property
+    def tells_lists(self) -> bool:
+        """Whether every record of a scan of the account says in which lists it is."""
+        return bool(self.can & Can.LISTS) and self.scans == "account"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,19 @@ class Pages:
         if rows:
             columns = map(list, zip(*rows, strict=True))
             await connection.execute(sql.reading.meet, self._me, scan.list_key, scan.id, *columns)
+        if scan.matcher.tells_lists and matched.owners:
+            await self._note_left(connection, scan, matched)
         if matched.news and await connection.fetchval(sql.reading.is_planned, self._me):
             source = self.desired.source.name
             await connection.execute(sql.plan.note_changes, source, sorted(matched.news))
         return matched
+
+    async def _note_left(self, connection: Connection, scan: Scan, matched: Matched) -> None:
+        ids, lists = ([one[n] for one in sorted(matched.left)] for n in (0, 1))
+        met = sorted(set(matched.owners.values()))
+        await connection.execute(
+            sql.reading.left, self._me, scan.id, met, ids, lists, scan.begun_at
+        )
 
     async def _known(self, connection: Connection, scan: Scan, records: Sequence[Seen]) -> Known:
         me, numbers = self._me, [one.remote_id for one in records]

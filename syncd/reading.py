@@ -192,7 +192,8 @@ class Reading:
             return None
         cursor = None if begun["cursor"] is None else orjson.loads(begun["cursor"])
         ours = {there: ours for ours, there in self.lists.known.items()}
-        matcher = Matcher(key, remote, self.adapter.remembered, ours)
+        tells = bool(self.adapter.traits.tells_lists)
+        matcher = Matcher(key, remote, self.adapter.remembered, ours, tells)
         return Scan(begun["id"], begun["begun_at"], cursor, matcher)
 
     async def _run(self, scan: Scan) -> None:

@@ -117,8 +117,9 @@ class OptOutReader:
             told = [list(column) for column in zip(*map(_row, kept), strict=True)]
             await connection.fetch(sql.scan.lock_told, self.destination_id, told[0], told[1])
             by_person = [one.by_person for one in kept]
+            of_record = [one.of_record for one in kept]
             found = await connection.fetch(
-                sql.scan.note, self.destination_id, *told, claim, by_person
+                sql.scan.note, self.destination_id, *told, claim, by_person, of_record
             )
             if not keep:
                 raise _Undone(found)

@@ -16,19 +16,22 @@ from syncd.db import Connection, Pool, Row, transact
 
 
 class Gone(NamedTuple):
-    """A contact that is missing. lists: those it vanished from; whole: there is no other."""
+    """A contact that is missing. lists: those it vanished from; whole: there is no other; met: in
+    the account, so that it has only left them."""
 
     contact_id: str
     email: str
     lists: Sequence[str]
     whole: bool
+    met: bool = False
 
 
 def gone(row: Row) -> Gone:
     """A row of `absence.lock_mirror` as a value."""
     missed, lists = set(row["gone"]), set(row["lists"])
-    whole = "" in missed or missed >= lists
-    return Gone(row["contact_id"], row["email"], sorted(missed), whole)
+    met = row["met"] and "" not in missed
+    whole = "" in missed or (missed >= lists and not met)
+    return Gone(row["contact_id"], row["email"], sorted(missed), whole, met)
 
 
 async def write(connection: Connection, destination_id: int, ids: Sequence[str]) -> int:
@@ -69,7 +72,8 @@ def _quoted(item: str) -> str:
 
 def _opt_outs(one: Gone) -> Sequence[tuple[Any, ...]]:
     """Of all mail where nothing is left, else of each list."""
-    evidence = orjson.dumps({"missed by two whole scans of": one.lists}).decode()
+    how = "left, by a scan and a look-up" if one.met else "missed by two whole scans of"
+    evidence = orjson.dumps({how: one.lists}).decode()
     lists = [None] if one.whole else list(one.lists)
     return [(one.contact_id, one.email, list_id, evidence) for list_id in lists]
 

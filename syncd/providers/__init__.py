@@ -299,8 +299,8 @@ class LooksUpPeople(Protocol):
     """An adapter whose key is ours, at a provider that may know people by other ones."""
 
     async def check_people(self, people: Mapping[str, str]) -> Sequence[Finding]:
-        """Whether these (identity → address), who are to be made, are known there as others;
-        part of `check`."""
+        """Whether these (identity → address), who are to be made, are known there as others, or
+        more than once; part of `check`."""
         ...
 
 

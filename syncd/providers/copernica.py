@@ -55,6 +55,7 @@ from syncd.providers.copernica_find import Finder, evidence, no_of
 from syncd.providers.copernica_lists import Lists
 from syncd.providers.copernica_push import Errand
 from syncd.providers.copernica_translate import clock, unlike
+from syncd.words import count, listed
 
 OVERLAP = timedelta(hours=3)  # of readings: an hour comes twice when summer ends (4)
 HOST = "https://api.copernica.com"
@@ -222,6 +223,27 @@ class Copernica(Ordinary):
         found = [one for one in self._findings_of(await self._place.look()) if one.level == "error"]
         return found or [Finding("fields", "ok", f"{len(names)} mapped, all there")]
 
+    async def check_people(self, people: Mapping[str, str]) -> Sequence[Finding]:
+        """Who of these, who are to be made, would be found more than once under one address (6)."""
+        if not people:
+            return []
+        double = []
+        try:
+            database = await self._place.reading()
+            for contact_id, email in people.items():
+                there = await self._finder.at_address(database, email)
+                free = [one for one in there if database.contact(one) in (None, contact_id)]
+                double += [contact_id] if len(free) > 1 else []
+        except ProviderError as err:
+            says = f"nobody could be looked up by address: {err.reason}"
+            return [Finding("adoption", "warning", says, _remedy(err))]
+        says = f"{count(len(people), 'contact')} to be made were looked up by address"
+        if not double:
+            return [Finding("adoption", "ok", f"{says}: none is there twice")]
+        says += f": {len(double)} there more than once: {listed(double)}"
+        remedy = "merge them there first: the lowest id is taken, the others stay as they are"
+        return [Finding("adoption", "warning", says, remedy)]
+
     def _findings_of(self, database: Database) -> Sequence[Finding]:
         faults = database.faults(self._place.mapped)
         code = Misconfigured.exit_code
@@ -301,6 +323,7 @@ class Copernica(Ordinary):
         """Every profile, by id. A half scan goes on above the last id it has met."""
         if list_id is not None:
             raise Indivisible("the account is read as a whole")
+        await self._place.look(anew=True)  # a list that is not known is one that nobody is in
         database = await self._place.reading()
         async for some in self._calls.pages(int((cursor or {}).get("after", 0))):
             there = [_seen(database, one) for one in some if not one.is_gone]
@@ -410,7 +433,9 @@ def _notice(database: Database, one: answers.Profile) -> Notice | None:
         return None
     contact, email = database.contact(one), one.get(database.email) or None
     told = evidence(one)  # what we turn off ourselves bears our mark
-    return Notice(contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True)
+    return Notice(
+        contact, email, "unsubscribed", no.occurred_at, None, told, by_person=True, of_record=True
+    )
 
 
 def _remedy(err: ProviderError) -> str:

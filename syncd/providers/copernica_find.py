@@ -68,7 +68,8 @@ class Finder:
         if found is None:
             return Found(None)
         remote = {**(change.remote or {}), "id": found.id}
-        return Found(remote, found.get(database.email) or None, no_of(database, found))
+        email = found.get(database.email) or None
+        return Found(remote, email, no_of(database, found), database.lists_of(found))
 
     async def all_by_key(self, database: Database, contact_id: str) -> Sequence[Profile]:
         """Profiles with our key, to the letter; the lowest id first."""
