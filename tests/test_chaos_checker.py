@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chaos.checker import judge
 from chaos.evidence import At, Became, Evidence, Finding, No, Row, Sent, Version, Wish
-from chaos.gather import became, requests
+from chaos.gather import became, noes, requests
 from chaos.shapes import Record, record
 
 ANN, BOB = "ann@x.test", "bob@x.test"
@@ -201,6 +201,27 @@ def test_what_is_left_must_be_explained() -> None:
     assert left("rejected", "bad name") == {"journal"}
     assert left("rejected", "the person opted out there") == set()
     assert kinds(GOOD, unsettled="a row") == {"unsettled"}
+
+
+def test_an_address_that_is_taken_by_a_record_that_is_off_explains_a_refusal() -> None:
+    taken = Row("acme", "bob", "rejected", "list l1: Email address already exists")
+    wants = [*GOOD.wishes, wish("bob", "b@x.test", 9)]
+    off = {"r2": held("b@x.test", 1, mailable=False), **GOOD.held}
+    assert kinds(replace(GOOD, wishes=wants, held=off), journal=[taken]) == set()
+    assert kinds(replace(GOOD, wishes=wants), journal=[taken]) == {"journal"}
+
+
+def test_a_no_at_a_record_that_is_off_already_is_told_by_some_providers_only() -> None:
+    now = {"email": ANN, "Email": ANN, "fields": {"lastname": "V5", "email": ANN}, "lists": [],
+           "interests": [], "removed": None, "properties": {}, "Lists": []}  # fmt: skip
+    for provider, off in (("copernica", True), ("clevercampaign", True), ("clevertap", False)):
+        for mailable in (True, False):
+            told = [
+                {"what": "record", "at": 1.0, "record": "9", "now": {**now, "mailable": mailable}},
+                {"what": "act", "at": 2.0, "do": "unsubscribe", "email": ANN},
+            ]
+            (no,) = noes(provider, told)
+            assert no.silent == (off and not mailable)
 
 
 def test_what_is_said_is_read() -> None:

@@ -35,7 +35,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     truth = [dict(row) for row in await link.fetch(TRUTH)]
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
     told = {shop.provider: await boxes[shop.provider].get("/_history") for shop in variant.shops}
-    noes = [no for name, entries in told.items() for no in _noes(name, entries)]
+    said = [no for name, entries in told.items() for no in noes(name, entries)]
     shops = [
         await _at(link, one, states[one.provider], told[one.provider]) for one in variant.shops
     ]
@@ -48,7 +48,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     journal = [Row(r["name"], r["contact_id"], r["state"], r["why"])
                for r in rows if r["contact_id"] not in gone]  # fmt: skip
     seen = Evidence(
-        shops, _versions(truth), sorted(noes, key=lambda no: no.at), journal, unsettled,
+        shops, _versions(truth), sorted(said, key=lambda no: no.at), journal, unsettled,
         fleet.stops, fleet.logs(), sorted(leaks.secrets_in(fleet.environ)), cluster.said,
         fleet.deaths, LEASE, TIMEOUT,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def became(provider: str, told: Sequence[Mapping[str, Any]]) -> list[Became]:
     ]  # fmt: skip
 
 
-def _noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
+def noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
     there: dict[str, Record | None] = {}
     found = []
     for one in told:
