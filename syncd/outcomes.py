@@ -99,7 +99,10 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
             known = entry.mirror_state in HELD
             return _applied(entry, Applied()) if known else _absent(entry, "has said no there")
         case OptedOut():
-            return Settled(entry, outcome=f"opted out: {outcome.kind}", opt_out=outcome)
+            done = Settled(entry, outcome=f"opted out: {outcome.kind}", opt_out=outcome)
+            if not entry.change.doubtful:
+                return done
+            return done._replace(state="due", doubtful=True, attempt_used=False)
         case Vanished():
             lost = -1 if entry.mirror_state in HELD else 0
             told = OptedOut("vanished", evidence=outcome.evidence)

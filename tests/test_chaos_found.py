@@ -93,3 +93,28 @@ async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profile
         people = at.boxes["clevertap"].snapshot()["profiles"]
         held = {name: one["Email"] for name, one in people.items() if one["mailable"]}
         assert held == {"ann": BOB, "bob": ANN, "dan": "dan@x.test", "eve": "eve@x.test"}
+
+
+async def test_who_said_no_in_the_midst_of_a_doubt_is_in_every_list_when_back(
+    database: str, pool: Pool
+) -> None:
+    """The request that was to put ann into a second list never arrived; the look-up that was to
+    end the doubt met her no."""
+    options = {"clevercampaign": {"lists_enabled": True, "write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+            await flow.look()
+            box.act("unsubscribe", email=ANN)
+            box.next_fault("cut_before", method="PUT")
+            await flow.pump(until_empty=True)
+        await pool.execute(LONG_AGO)
+        await pool.execute("update syncd.contact set consented_at = now() where id = 'ann'")
+        await at.backfill()
+        assert at.mailed("clevercampaign", ANN)
+        (ann,) = (one for one in box.snapshot()["profiles"].values() if one["email"] == ANN)
+        assert sorted(ann["lists"]) == ["Newsletter", "VIP"]
+        box.state.data.resubscribed.clear()  # these were allowed
