@@ -140,7 +140,7 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
         return Drop(contact_id)
     rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
     if rival is not None:
-        if row["in_flight"] is None and _must_be_located(entry, rules):
+        if row["in_flight"] is None and _must_be_located(row, entry, rules):
             return _located(row, entry, rules)
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
@@ -195,11 +195,13 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
 
 
-def _must_be_located(entry: Row, rules: Rules) -> bool:
+def _must_be_located(row: Row, entry: Row, rules: Rules) -> bool:
     """Whether a contact that waits for an address may itself keep others waiting: its lost try may
-    have got to the address that the one it waits for is to have."""
+    have got to the address that the one it waits for is to have. Not where the mirror, too, says
+    that it is at the address of that try: an earlier look has found it there."""
     can_look = rules.can_find or Can.SCAN in rules.traits.can
-    tried = entry["doubtful"] and entry["email"] is not None and entry["receipt"] is None
+    tried = entry["doubtful"] and entry["email"] not in (None, row["m_email"])
+    tried = tried and entry["receipt"] is None
     return bool(tried and can_look and rules.traits.key == "remote id")
 
 

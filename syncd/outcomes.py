@@ -49,9 +49,10 @@ def settled(entry: Entry, outcome: Outcome) -> Settled:
     return _settled(entry, outcome)
 
 
-def located(entry: Entry) -> Settled:
-    """A look-up has found out where it is, or that it is nowhere; it is still to be done."""
-    return Settled(entry, "due", attempt_used=False, outcome="looked up")
+def located(entry: Entry, *, is_there: bool) -> Settled:
+    """A look-up has found out where it is, or that it is nowhere; it is still to be done. What the
+    tries have made of it there is in doubt as before."""
+    return Settled(entry, "due", doubtful=is_there, attempt_used=False, outcome="looked up")
 
 
 def _superseded(entry: Entry, outcome: Outcome) -> Settled:

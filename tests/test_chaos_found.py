@@ -118,3 +118,36 @@ async def test_who_said_no_in_the_midst_of_a_doubt_is_in_every_list_when_back(
         (ann,) = (one for one in box.snapshot()["profiles"].values() if one["email"] == ANN)
         assert sorted(ann["lists"]) == ["Newsletter", "VIP"]
         box.state.data.resubscribed.clear()  # these were allowed
+
+
+async def test_whoever_is_looked_for_because_others_wait_is_in_every_list_in_the_end(
+    database: str, pool: Pool
+) -> None:
+    """Ann's request, that was to put her into a second list and at another address, never arrived.
+    Now she is to have bob's address, and bob the one where she may have got to."""
+    options = {"clevercampaign": {"lists_enabled": True, "write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT")
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            assert await pool.fetchval(
+                "select doubtful from syncd.journal where contact_id = 'ann'"
+            )
+            await pool.execute("update syncd.contact set email = $1 where id = 'ann'", BOB)
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'bob'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        await at.backfill()
+        people = {one["email"]: one["lists"] for one in box.snapshot()["profiles"].values()}
+        assert people.pop("cyd@x.test") == ["Newsletter"]
+        assert {email: sorted(lists) for email, lists in people.items()} == {
+            BOB: ["Newsletter", "VIP"], "s@x.test": ["Newsletter"],
+        }  # fmt: skip
