@@ -370,7 +370,11 @@ def was_person(row: Row, entry: Row, rules: Rules) -> Person | None:
         return Person(entry["email"] or "", {}, _lists_there(left or (), rules), mailed)
     lists = _lists_there((*row["m_lists"], *(left or ())), rules)
     on = row["m_subscribed"] and mailed
-    return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, on)
+    email = row["m_email"]
+    may_be_gone = row["m_state"] == "withdrawn" or not row["m_subscribed"]
+    if entry["doubtful"] and may_be_gone and rules.traits.key == "remote id":
+        email = entry["email"] or email  # a lost try may have made another record, there
+    return Person(email, _json(row["m_fields"]) or {}, lists, on)
 
 
 def _lists_there(ids: Sequence[str], rules: Rules) -> dict[str, str]:

@@ -151,3 +151,27 @@ async def test_whoever_is_looked_for_because_others_wait_is_in_every_list_in_the
         assert {email: sorted(lists) for email, lists in people.items()} == {
             BOB: ["Newsletter", "VIP"], "s@x.test": ["Newsletter"],
         }  # fmt: skip
+
+
+async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
+    database: str, pool: Pool
+) -> None:
+    """The record of before is gone; the one that the request made is under the address of then."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "ann", "back@x.test")
+            await flow.look()
+            box.next_fault("cut_after", method="POST")
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            assert at.mailed("clevercampaign", "back@x.test")
+            await pool.execute("update syncd.contact set email = $1 where id = 'ann'", ANN)
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test"]
