@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from acme_lists import shop
 from company import add, company
 
 from syncd.db import Pool
+from syncd.matching import Matcher
+from syncd.model import Seen
+from syncd.pages import Pages, Scan
 
 ANN, BOB = "ann@x.test", "bob@x.test"
 SWAP = """
@@ -175,3 +179,25 @@ async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
             await pool.execute("update syncd.journal set due_at = now()")
             await flow.pump(until_empty=True)
         assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test"]
+
+
+async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
+    pool: Pool,
+) -> None:
+    """Settled meanwhile, it would be written beside the page, in another order (races 19)."""
+    async with shop(pool) as w:
+        await pool.execute("insert into syncd.list values ('news', 'NEWS')")
+        for one in ("ann", "bob"):
+            await add(pool, one)
+        desired = w.hand.planner.desired
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state)"
+            " select $1, id, 'upsert', 1, 'due' from syncd.contact", desired.destination_id,
+        )  # fmt: skip
+        scan = Scan(1, datetime.now(UTC), None, Matcher("", None, lambda *_: {}, {}))
+        async with pool.acquire() as page, page.transaction():
+            known = await Pages(pool, desired, 1)._known(page, scan, [Seen("1", ANN)])
+            assert known.tried == {}
+            claim = await pool.fetch("select contact_id from syncd.claim($1, 10, 1)",
+                                     desired.destination_id)  # fmt: skip
+        assert [row["contact_id"] for row in claim] == ["bob"]
