@@ -118,7 +118,7 @@ def decide(row: Row, entry: Row, rules: Rules) -> Decision:
 
 def _is_contested(row: Row, sent: Entry) -> bool:
     if row["tried_in_flight"] is not None and sent.email not in (row["email"], row["m_email"]):
-        return True  # it is about the address of a lost try
+        return True  # it is about the address of a lost try, or one that is to be erased
     return row["in_flight"] is not None and not sent.left_over
 
 

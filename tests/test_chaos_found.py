@@ -201,3 +201,28 @@ async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of
             claim = await pool.fetch("select contact_id from syncd.claim($1, 10, 1)",
                                      desired.destination_id)  # fmt: skip
         assert [row["contact_id"] for row in claim] == ["bob"]
+
+
+async def test_an_address_is_not_erased_while_a_request_about_it_is_on_its_way(
+    database: str, pool: Pool
+) -> None:
+    """Left to the unique index, it stopped every other contact of its claim."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+            await flow.look()
+            sent = await flow.journal.claim(10, flow.rules)
+            assert sent.contact_ids == ["ann"]
+            await pool.execute("insert into syncd.erasure (email) values ($1)", ANN)
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'bob'")
+            await flow.look()
+            await flow.erase()
+            claim = await flow.journal.claim(10, flow.rules)
+            assert claim.contact_ids == ["bob"]
+            waits = await pool.fetchrow(
+                "select state, last_error from syncd.journal where contact_id like 'erasure %'"
+            )
+            assert waits is not None
+            assert tuple(waits) == ("due", "its address is in flight for another contact")
