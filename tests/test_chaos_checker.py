@@ -182,8 +182,12 @@ def test_breaches_of_limits_are_found() -> None:
     assert kinds(replace(GOOD, requests=busy, per_second=30.0)) == {"rate"}
     even = [Sent(n, 100 + n / 30, 100 + n / 30) for n in range(1, 400)]
     assert found(replace(GOOD, requests=even, per_second=30.0)) == []
-    assert kinds(replace(GOOD, in_flight=2, in_flight_max=3)) == {"in flight"}
+    crowded = replace(GOOD, in_flight={"api": 2}, in_flight_max={"api": 3})
+    assert kinds(crowded) == {"in flight"}
+    assert kinds(crowded, stops=[(1.0, 9.0)]) == set()
+    assert kinds(replace(crowded, in_flight_max={"api": 4}), stops=[(1.0, 9.0)]) == {"in flight"}
     assert kinds(replace(GOOD, per_day=1)) == {"quota"}
+    assert kinds(replace(GOOD, per_day=1, per_day_until=0.0)) == set()
     assert kinds(replace(GOOD, violations=[{"rule": "r", "detail": "d"}])) == {"violation"}
     race = {"rule": "unknown interest", "detail": "List 7"}
     assert kinds(replace(GOOD, violations=[race])) == set()
@@ -212,8 +216,10 @@ def test_an_address_that_is_taken_by_a_record_that_is_off_explains_a_refusal() -
 
 
 def test_a_no_at_a_record_that_is_off_already_is_told_by_some_providers_only() -> None:
-    now = {"email": ANN, "Email": ANN, "fields": {"lastname": "V5", "email": ANN}, "lists": [],
-           "interests": [], "removed": None, "properties": {}, "Lists": []}  # fmt: skip
+    now: dict[str, Any] = {
+        "email": ANN, "Email": ANN, "fields": {"lastname": "V5", "email": ANN}, "lists": [],
+        "interests": [], "removed": None, "properties": {}, "Lists": [],
+    }  # fmt: skip
     for provider, off in (("copernica", True), ("clevercampaign", True), ("clevertap", False)):
         for mailable in (True, False):
             told = [
