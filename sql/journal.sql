@@ -1,6 +1,6 @@
 -- name: claim
 select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes, batch_cap, force,
-       receipt, planned_at, sent_lists, silenced
+       receipt, planned_at, sent_lists, left_lists, silenced
   from syncd.claim($1::int, $2::int, $3::bigint);
 
 -- name: claim_again
@@ -9,7 +9,7 @@ update syncd.journal set again = true
 
 -- name: claim_job
 select contact_id, wish, lane, digest, email, doubtful, claim, attempts, crashes, batch_cap, force,
-       receipt, planned_at, sent_lists, silenced
+       receipt, planned_at, sent_lists, left_lists, silenced
   from syncd.claim_job($1::int, $2::bigint);
 
 -- name: write_intent
@@ -220,12 +220,32 @@ select exists (select 1 from syncd.mirror m
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
 -- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
 -- field ($8, each with an empty value) may have been filled by them, and must be cleared if need be.
+-- In which of the lists it is nobody has said, so missing there is no news.
+with u as materialized (
+    select * from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[])
+                  u (contact_id, email, subscribed, remote, lists, told)
+), rows as materialized (
+    select j.contact_id from syncd.journal j
+     where j.destination_id = $1::int and j.contact_id = any($2::text[])
+     order by j.contact_id
+       for no key update
+), unsure as (
+    update syncd.journal j
+       set left_lists = j.left_lists || array(select l from unnest(u.lists::text[]) l
+                                               where not l = any(coalesce(m.lists, '{}')))
+      from rows
+      join u on u.contact_id = rows.contact_id
+      left join syncd.mirror m
+        on m.destination_id = $1::int and m.contact_id = rows.contact_id
+     where j.destination_id = $1::int and j.contact_id = rows.contact_id
+    returning j.contact_id
+)
 insert into syncd.mirror as m
        (destination_id, contact_id, email, subscribed, digest, state, remote, lists, fields)
 select $1::int, u.contact_id, coalesce(u.told, m.email, u.email), u.subscribed, null, 'here',
        u.remote::jsonb, u.lists::text[], $8::jsonb
-  from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[])
-       u (contact_id, email, subscribed, remote, lists, told)
+  from u
+  left join unsure on unsure.contact_id = u.contact_id  -- the journal first (races 19)
   left join syncd.mirror m on m.destination_id = $1::int and m.contact_id = u.contact_id
  order by u.contact_id
 on conflict (destination_id, contact_id) do update

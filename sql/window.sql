@@ -77,6 +77,14 @@ with gone as (
 )
 delete from syncd.intent where destination_id = $1::int and claim = $2::bigint;
 
+-- name: left_behind
+-- Whether a worker that is dead had a window of this destination in flight.
+select exists (
+    select 1 from syncd.intent i
+     where i.destination_id = $1::int
+       and not exists (select 1 from syncd.worker w
+                        where w.id = i.claimed_by and w.alive_until > now()));
+
 -- name: orphaned
 select claim, ids, addresses, lists from syncd.intent
  where destination_id = $1::int and claimed_by = $2::bigint

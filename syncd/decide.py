@@ -312,6 +312,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         resubscribe=resubscribe,
         doubtful=entry["doubtful"],
         missed=_missed(row, entry),
+        sure=_sure(row, entry) if was is not None and was.subscribed else (),
     )
     return Entry(
         row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
@@ -324,6 +325,15 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
 def _missed(row: Row, entry: Row) -> Sequence[str]:
     """Of scans before a lost try nothing follows."""
     return () if entry["doubtful"] else row["missed"]
+
+
+def _sure(row: Row, entry: Row) -> Sequence[str]:
+    """Lists that lost tries have left as they were: it is in them, or has been taken out by
+    somebody over there."""
+    if not entry["doubtful"] or row["m_state"] not in HELD:
+        return ()
+    left = entry["left_lists"] or ()
+    return [one for one in row["m_lists"] if one not in left]
 
 
 def person(row: Row, rules: Rules) -> Person | Release:

@@ -9,6 +9,7 @@ them all. Design, section 5; races 2, 23, 30 and section C.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,7 @@ from syncd.control import release_decided
 from syncd.db import Connection, Row, transact
 from syncd.decide import Rules
 from syncd.fresh import Fresh
-from syncd.journal import Journal
+from syncd.journal import Journal, reap
 from syncd.model import Can
 from syncd.plan import Planner, castable
 from syncd.push import Pushed
@@ -32,6 +33,12 @@ from syncd.window import Windows
 log = structlog.get_logger()
 
 Send = Callable[[Fresh], Awaitable[Pushed]]
+
+RETRY_SECONDS = 0.3
+
+
+class LeftBehind(Exception):
+    """A dead worker's window stands; nothing may be read before it has been taken back."""
 
 
 @dataclass(slots=True)
@@ -77,7 +84,7 @@ class FullPass:
 
     async def run(self) -> Counts | None:
         """Sweep; None when another live worker is at it. Stopped half-way it is owed again."""
-        run_id = await transact(self.planner.pool, self._begin)
+        run_id = await self._begun()
         if run_id is None:
             return None
         complete = False
@@ -95,6 +102,16 @@ class FullPass:
 
     # ── Begin and end ───────────────────────────────────────────────────────────────────────
 
+    async def _begun(self) -> int | None:
+        """The number of the run, once no window of a dead worker is left: whom it may have made is
+        in doubt, and must not be met as new."""
+        while not self.stop.is_set():
+            with contextlib.suppress(LeftBehind):
+                return await transact(self.planner.pool, self._begin)
+            if not await reap(self.planner.pool):  # a process that was stopped has its rows locked
+                await asyncio.sleep(RETRY_SECONDS)
+        return None
+
     async def _begin(self, connection: Connection) -> int | None:
         feed = await connection.fetchrow(sql.plan.lock_feed, self._me)
         if feed is None:
@@ -102,6 +119,8 @@ class FullPass:
         other = feed["pass_by"] not in (None, self.journal.worker_id)
         if other and await connection.fetchval(sql.plan.worker_alive, feed["pass_by"]):
             return None
+        if await connection.fetchval(sql.window.left_behind, self._me):
+            raise LeftBehind
         await self.planner.check_lists(connection)
         run_id = await connection.fetchval(
             sql.plan.begin_run, "full", self._me, self.journal.worker_id

@@ -46,6 +46,8 @@ class Change(NamedTuple):
     resubscribe: the core's leave to send a subscribing value; never send one without it.
     doubtful: an earlier try may have been applied.
     missed: lists (source ids) in which whole scans since then have looked for it in vain.
+    sure: of a doubtful one, lists (source ids) of `was` that were acknowledged, and that no try
+    since then was to leave.
     """
 
     contact_id: str
@@ -57,6 +59,14 @@ class Change(NamedTuple):
     resubscribe: bool
     doubtful: bool = False
     missed: Sequence[str] = ()
+    sure: Sequence[str] = ()
+
+    @property
+    def sure_lists(self) -> Mapping[str, str]:
+        """Of the lists in `was`, those that only somebody over there can have taken it out of: who
+        is to stay in one is not put into it again."""
+        was = {} if self.was is None else self.was.lists
+        return {one: was[one] for one in self.sure if one in was} if self.doubtful else was
 
 
 # ── Outcomes: one per Change, in the same order ─────────────────────────────────────────────

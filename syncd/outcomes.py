@@ -38,7 +38,7 @@ def backoff(tries: int, jitter: float | None = None) -> float:
     is at most a quarter of an hour."""
     if jitter is None:
         jitter = random.uniform(0.1, 1.0)  # noqa: S311  spreads load, hides nothing
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 20)) * jitter
+    return jitter * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(tries, 20))
 
 
 def settled(entry: Entry, outcome: Outcome) -> Settled:

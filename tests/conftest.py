@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import clusters
@@ -19,6 +20,18 @@ from syncd import db
 from syncd.migrate import migrate
 
 _numbers = itertools.count(1)
+
+LONGEST = (
+    "test_other_servers.py", "crash/test_crash.py", "test_redcappi_sync.py",
+    "test_database_trouble.py", "test_backfill.py", "test_kill.py", "test_reading.py",
+    "conformance/test_sakila_converges.py", "test_reading_chaos.py", "fuzz/test_fuzz.py",
+)  # fmt: skip
+"""Files that take minutes: begun first, or the last worker would go on alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

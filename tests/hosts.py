@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import random
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from typing import Literal
 import needs
 
 Net = Literal["database", "provider"]
-ADDRESS = {"database": "10.213.8", "provider": "10.213.9"}
+NETS: tuple[Net, Net] = ("database", "provider")
 
 
-def run(*command: str) -> None:
+def run(*command: str) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if ran.returncode:
         raise OSError(f"{' '.join(command)}: {ran.stderr.strip()}")
+    return ran.stdout
 
 
 @dataclass
@@ -43,11 +45,22 @@ class Network:
 
     ip: str
     tag: str
+    number: int = 0  # of the pair of subnets
     hosts: list[Host] = field(default_factory=list)
+
+    def subnet(self, net: Net) -> str:
+        return f"10.213.{2 * self.number + NETS.index(net)}"
 
     def gateway(self, net: Net) -> str:
         """This machine's own address there."""
-        return f"{ADDRESS[net]}.1"
+        return f"{self.subnet(net)}.1"
+
+    def take_subnets(self) -> None:
+        """Whatever another run uses at the same time, or one that was killed left behind, is left
+        alone: two switches with one address would lead nowhere."""
+        taken = run(self.ip, "-o", "-4", "addr")
+        free = [n for n in range(128) if not any(f" 10.213.{2 * n + k}." in taken for k in (0, 1))]
+        self.number = random.choice(free)
 
     def switch(self, net: Net) -> str:
         return f"sy{self.tag}{net[0]}"
@@ -63,13 +76,13 @@ class Network:
         run(self.ip, "netns", "add", name)
         self.hosts.append(made)
         run(*made.under, self.ip, "link", "set", "lo", "up")
-        nets: tuple[Net, Net] = ("database", "provider")
-        for net in nets:
+        for net in NETS:
             ours, theirs = self.cable(made, net), f"{net[:4]}0"
             run(self.ip, "link", "add", ours, "type", "veth", "peer", "name", theirs,
                 "netns", name)  # fmt: skip
             run(self.ip, "link", "set", ours, "master", self.switch(net), "up")
-            run(*made.under, self.ip, "addr", "add", f"{ADDRESS[net]}.{number}/24", "dev", theirs)
+            address = f"{self.subnet(net)}.{number}/24"
+            run(*made.under, self.ip, "addr", "add", address, "dev", theirs)
             run(*made.under, self.ip, "link", "set", theirs, "up")
         return made
 
@@ -82,11 +95,11 @@ class Network:
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    net = Network(needs.program("ip"), str(os.getpid() % 100_000))
+    net = Network(needs.program("ip"), secrets.token_hex(3))
     try:
         try:
-            nets: tuple[Net, Net] = ("database", "provider")
-            for one in nets:
+            net.take_subnets()
+            for one in NETS:
                 run(net.ip, "link", "add", net.switch(one), "type", "bridge")
                 run(net.ip, "addr", "add", f"{net.gateway(one)}/24", "dev", net.switch(one))
                 run(net.ip, "link", "set", net.switch(one), "up")
@@ -99,7 +112,7 @@ def network() -> Iterator[Network]:
         for host in net.hosts:
             with contextlib.suppress(OSError):
                 run(net.ip, "netns", "del", host.name)
-        for one in nets:
+        for one in NETS:
             with contextlib.suppress(OSError):
                 run(net.ip, "link", "del", net.switch(one))
 

@@ -478,7 +478,7 @@ async def serving(url: str) -> AsyncIterator[Service]:
         _serving.append(service)
         try:
             yield service
-            assert not service.faults()
+            assert not (found := service.faults()), "\n".join(found)
             assert not await leaks.stored(service.db, service.secrets)
         finally:
             _serving.remove(service)

@@ -213,7 +213,7 @@ class World:
         """The first worker."""
         return self.hands[0]
 
-    async def worker(self, lease: float = 60.0, now: Callable[[], float] | None = None) -> Worker:
+    async def worker(self, lease: float = 3600.0, now: Callable[[], float] | None = None) -> Worker:
         clock = {} if now is None else {"now": now}
         worker = Worker(self.pool, lease, lease / 3, TIMEOUT, **clock)
         await worker.begin()

@@ -170,7 +170,9 @@ async def rename(at: Company, _name: str) -> None:
     await at.backfill()
 
 
-@pytest.mark.parametrize("roads", [[change, force], [rename, mapping]], ids=["data", "names"])
+@pytest.mark.parametrize(
+    "roads", [[change, force], [rename, mapping], [replay]], ids=["data", "names", "doubt"]
+)
 async def test_who_left_one_list_there_is_not_put_into_it_again(
     database: str, pool: Pool, name: str, roads: list[Callable[[Company, str], Awaitable[None]]]
 ) -> None:

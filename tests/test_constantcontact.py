@@ -54,7 +54,7 @@ from syncd.providers.constantcontact_digest import (
     next_nonce,
 )
 from syncd.providers.constantcontact_export import ASKED, rows
-from syncd.providers.constantcontact_jobs import plans, suits
+from syncd.providers.constantcontact_jobs import joined, plans, suits
 from syncd.providers.constantcontact_single import NO_RETURN
 from syncd.providers.constantcontact_translate import Rules, csv, differs, elements, email_fault
 from syncd.sandbox import Handle, serve
@@ -631,6 +631,23 @@ async def test_who_left_a_list_there_is_not_put_into_it_again(
     assert isinstance(told, OptedOut)
     assert told.list_id == "news"
     assert held(box, "a@x.org") == [102]
+
+
+async def test_who_left_a_list_there_while_an_answer_was_lost(
+    box: Handle, cc: ConstantContact
+) -> None:
+    """One by one, and by a job: a list that no lost try was to leave has been left over there."""
+    change = await added(cc, person("a@x.org", "news", "cust", FirstName="A"))
+    box.act("leave_list", email="a@x.org", list=101)
+    both = person("a@x.org", "news", "cust", FirstName="B")
+    again = change._replace(want=both, doubtful=True, sure=("news",))
+    assert joined(again) == {"102"}
+    told = await pushed(cc, again)
+    assert isinstance(told, OptedOut)
+    assert (told.list_id, held(box, "a@x.org")) == ("news", [102])
+
+    assert isinstance(await pushed(cc, again._replace(sure=("cust",))), Applied)
+    assert held(box, "a@x.org") == [101, 102]
 
 
 async def test_withdrawn_and_back_is_mailable_again(box: Handle, cc: ConstantContact) -> None:

@@ -203,6 +203,7 @@ ENTRIES = st.fixed_dictionaries(
         "doubtful": st.booleans(),
         "force": st.booleans(),
         "sent_lists": st.sampled_from([None, ["m"]]),
+        "left_lists": st.sampled_from([None, ["m"]]),
         "email": st.sampled_from([None, "a@x"]),
         "attempts": st.just(1),
         "crashes": st.just(0),

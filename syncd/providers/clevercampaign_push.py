@@ -152,7 +152,7 @@ class Put:
         work, was = self._work, self._work.change.was
         held = {} if was is None else was.lists
         for ours, there in self._want.lists.items():
-            if fresh or work.change.doubtful or held.get(ours) != there:
+            if fresh or work.change.sure_lists.get(ours) != there:
                 told = await work.calls.join(there, contact_id)
                 if told.kind not in ("done", "there"):
                     work.lacking.append(f"list:{ours} not joined: {told.text}")

@@ -293,9 +293,9 @@ def joined(change: Change) -> frozenset[str]:
     want, was = change.want, change.was
     assert want is not None
     wanted = frozenset(want.lists.values())
-    if was is None or change.doubtful:
+    if was is None:
         return wanted
-    return wanted - frozenset(was.lists.values()) or frozenset(sorted(wanted)[:1])
+    return wanted - frozenset(change.sure_lists.values()) or frozenset(sorted(wanted)[:1])
 
 
 def left(change: Change) -> frozenset[str]:

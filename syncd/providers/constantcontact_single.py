@@ -250,11 +250,12 @@ def number_for(change: Change, email: str) -> str | None:
 def _left_there(change: Change, held: Mapping[str, str]) -> str | None:
     """A list that the contact should be in and was, but has been taken out of over there."""
     want, was = change.want, change.was
-    if want is None or was is None or change.doubtful or not was.subscribed:
+    if want is None or was is None or not was.subscribed:
         return None
     if address_of(was.email) != address_of(want.email):
         return None
-    stays = (one for one, number in want.lists.items() if was.lists.get(one) == number)
+    sure = change.sure_lists
+    stays = (one for one, number in want.lists.items() if sure.get(one) == number)
     return next((one for one in stays if want.lists[one] not in held), None)
 
 

@@ -126,8 +126,8 @@ class Errand:
         on = set(want.lists.values()) if want is not None and want.subscribed else set()
         before = set(was.lists.values()) if was is not None else set()
         known = {*on, *(want.lists.values() if want else ()), *before}
-        if want is not None and was is not None and not change.doubtful:
-            known -= on & before if was.subscribed else set()
+        if want is not None and was is not None and was.subscribed:
+            known -= on & set(change.sure_lists.values())
         return {one: int(one in on) for one in sorted(known) if one in database.lists}
 
     @staticmethod

@@ -61,11 +61,6 @@ def chains(points: Sequence[Point], before: Collection[Point]) -> Iterator[Chain
             yield dict(islice(cases, first, None, apart))
 
 
-OPEN = {("constantcontact", "taken over")}
-"""Where deaths in the midst of a recovery still leave somebody rejected, or an add repeated: known,
-not mended, and so attacked by the whole campaign only."""
-
-
 async def attack(cluster: str, template: str, kind: Kind) -> AsyncIterator[Tally]:
     """Every stage of the company's at one provider, with all its cases before the next."""
     before: set[Point] = set()
@@ -74,8 +69,7 @@ async def attack(cluster: str, template: str, kind: Kind) -> AsyncIterator[Tally
             memory, points = await played(at, stage)
             after = await at.remember()
             tally = Tally(stage.name, points)
-            is_open = (kind.provider, stage.name) in OPEN and not everything()
-            for chain in () if is_open else chains(points, before):
+            for chain in chains(points, before):
                 await _struck(at, stage, memory, chain, tally)
             before.update(points)
             yield tally

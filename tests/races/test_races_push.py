@@ -643,6 +643,26 @@ async def test_a_dead_workers_window_is_doubted_and_nobody_is_made_twice(pool: P
         assert len(w.acme.records) == len(w.acme.mailed()) == 20
 
 
+async def test_a_full_pass_takes_a_dead_workers_window_back_before_it_reads(pool: Pool) -> None:
+    """F: nobody has looked after dead workers yet; to the pass everybody in it would be new."""
+    async with world(pool, REMOTE, FIND) as w:
+        await many(pool, 20)
+        w.acme.after.clear()
+        full = asyncio.create_task(w.hand.full(direct=True))
+        await w.acme.arrival(1)
+        full.cancel()
+        w.acme.after.set()
+        with pytest.raises(asyncio.CancelledError):
+            await full
+        other = await w.another()
+        await pool.execute("delete from syncd.worker where id <> $1", other.journal.worker_id)
+        await other.full(direct=True)
+        assert len(w.acme.records) == 20
+        await other.drain()
+
+        assert len(w.acme.records) == len(w.acme.mailed()) == 20
+
+
 async def test_whoever_left_while_a_dead_workers_window_was_in_flight_is_found_and_removed(
     pool: Pool,
 ) -> None:
