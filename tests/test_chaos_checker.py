@@ -213,6 +213,10 @@ def test_an_address_that_is_taken_by_a_record_that_is_off_explains_a_refusal() -
     off = {"r2": held("b@x.test", 1, mailable=False), **GOOD.held}
     assert kinds(replace(GOOD, wishes=wants, held=off), journal=[taken]) == set()
     assert kinds(replace(GOOD, wishes=wants), journal=[taken]) == {"journal"}
+    before = replace(GOOD, wishes=wants, held={"r3": held("old@x.test", 9), **off})
+    moved = [Version("bob", 1.0, "old@x.test", 9), Version("bob", 2.0, "b@x.test", 10)]
+    assert kinds(before, journal=[taken], versions=[*SOURCE, *moved]) == set()
+    assert kinds(before, journal=[taken]) == {"differs"}
 
 
 def test_a_no_at_a_record_that_is_off_already_is_told_by_some_providers_only() -> None:
