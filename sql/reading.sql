@@ -236,14 +236,14 @@ select m.contact_id, m.email, m.state, m.remote, m.lists, m.subscribed,
 
 -- name: tried
 -- Whose request is in flight (as a job is until its end is known), or was never answered; by
--- contact, or by the address it was sent to.
+-- contact, or by the address it was sent to. The rows of these contacts are locked whatever their
+-- state: nobody is claimed, and settled, between this and what is written of them (races 19).
 select j.contact_id, j.email, case when j.receipt is null then j.state else 'sent' end as state,
        j.doubtful,
        coalesce($4::text = any(j.waits_for), false) as waits
   from syncd.journal j
  where j.destination_id = $1::int
-   and ((j.contact_id = any($2::text[])
-         and (j.state = 'sent' or j.doubtful or j.receipt is not null))
+   and (j.contact_id = any($2::text[])
         or (j.doubtful and j.email = any($3::text[]))
         or ((j.state = 'sent' or j.receipt is not null) and j.holds = any($3::text[])))
  order by j.contact_id

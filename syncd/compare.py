@@ -249,7 +249,8 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
 
         `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
         `was_refused`: a no is known of it, or of its address, that consent has overcome perhaps.
-        `in_flight` and `tried_in_flight`: who has a request on its way about an address of these.
+        `in_flight` and `tried_in_flight`: who has a request on its way about an address of these,
+        the latter about the one that was tried, or is to be erased.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
         that are in each other's way one goes first.
         """
@@ -263,7 +264,8 @@ k as materialized (
            lower(d.email) as email{fields}, d.lists, d.list_names, d.remote_key, d.subscribed,
            d.fault, d.digest, m.state as m_state, m.digest as m_digest, m.email as m_email,
            m.subscribed as m_subscribed, m.fields as m_fields, m.lists as m_lists,
-           m.remote as m_remote, m.pushed_at as m_pushed_at
+           m.remote as m_remote, m.pushed_at as m_pushed_at,
+           {self._erase_email("m.email")} as erase_email
       from unnest($2::text[], $3::text[]) k (contact_id, tried)
       full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}
 ), flights as materialized ({self._flights})
@@ -283,9 +285,10 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
            and f.contact_id <> k.contact_id
            and (f.by_request or k.email is distinct from k.m_email)
          order by f.by_request desc limit 1) as in_flight,
-       case when k.tried is not null then (
+       case when k.tried is not null or k.erase_email is not null then (
            select f.contact_id from flights f
-            where f.by_request and f.address = k.tried and f.contact_id <> k.contact_id
+            where f.by_request and f.address in (k.tried, k.erase_email)
+              and f.contact_id <> k.contact_id
             limit 1) end as tried_in_flight,
        case when (select exists (select 1 {self._doubtful}))
                  and k.email is distinct from k.m_email then (
@@ -317,7 +320,7 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
               where x.destination_id = {destination} and x.contact_id = k.contact_id
                 and x.scans >= 2 and (k.m_pushed_at is null or s.begun_at > k.m_pushed_at))
            as missed,
-       {self._erase("k.m_email")} as erase, {self._erase_email("k.m_email")} as erase_email,
+       {self._erase("k.m_email")} as erase, k.erase_email,
        (select exists (select 1 from syncd.tombstone)) as buries
   from k"""
 
@@ -335,7 +338,8 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
         """
         destination = self.desired.destination_id
         addresses = """array(select k.email from k union select k.m_email from k
-                             union select k.tried from k)"""
+                             union select k.tried from k
+                             union select k.erase_email from k)"""
         return f"""
     select f.contact_id, f.holds as address, true as by_request
       from syncd.journal f

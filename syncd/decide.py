@@ -118,7 +118,7 @@ def decide(row: Row, entry: Row, rules: Rules) -> Decision:
 
 def _is_contested(row: Row, sent: Entry) -> bool:
     if row["tried_in_flight"] is not None and sent.email not in (row["email"], row["m_email"]):
-        return True  # it is about the address of a lost try
+        return True  # it is about the address of a lost try, or one that is to be erased
     return row["in_flight"] is not None and not sent.left_over
 
 
@@ -140,7 +140,7 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
         return Drop(contact_id)
     rival = row["in_flight"] or (row["holder"] if rules.traits.key != "ours" else None)
     if rival is not None:
-        if row["in_flight"] is None and _must_be_located(entry, rules):
+        if row["in_flight"] is None and _must_be_located(row, entry, rules):
             return _located(row, entry, rules)
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
@@ -195,11 +195,13 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
 
 
-def _must_be_located(entry: Row, rules: Rules) -> bool:
+def _must_be_located(row: Row, entry: Row, rules: Rules) -> bool:
     """Whether a contact that waits for an address may itself keep others waiting: its lost try may
-    have got to the address that the one it waits for is to have."""
+    have got to the address that the one it waits for is to have. Not where the mirror, too, says
+    that it is at the address of that try: an earlier look has found it there."""
     can_look = rules.can_find or Can.SCAN in rules.traits.can
-    tried = entry["doubtful"] and entry["email"] is not None and entry["receipt"] is None
+    tried = entry["doubtful"] and entry["email"] not in (None, row["m_email"])
+    tried = tried and entry["receipt"] is None
     return bool(tried and can_look and rules.traits.key == "remote id")
 
 
@@ -378,7 +380,11 @@ def was_person(row: Row, entry: Row, rules: Rules) -> Person | None:
         return Person(entry["email"] or "", {}, _lists_there(left or (), rules), mailed)
     lists = _lists_there((*row["m_lists"], *(left or ())), rules)
     on = row["m_subscribed"] and mailed
-    return Person(row["m_email"], _json(row["m_fields"]) or {}, lists, on)
+    email = row["m_email"]
+    may_be_gone = row["m_state"] == "withdrawn" or not row["m_subscribed"]
+    if entry["doubtful"] and may_be_gone and rules.traits.key == "remote id":
+        email = entry["email"] or email  # a lost try may have made another record, there
+    return Person(email, _json(row["m_fields"]) or {}, lists, on)
 
 
 def _lists_there(ids: Sequence[str], rules: Rules) -> dict[str, str]:

@@ -177,7 +177,9 @@ class Matcher:
                 return Written(*row[:3], remote, row.lists, row.subscribed, False)
             done.news.add(row.contact_id)  # it should not be there: an older request came late
             email = address(seen) or row.email
-            return Written(row.contact_id, email, "adopted", remote, self._lists(seen), True, True)
+            if row.state == "absent":  # its lists are those that were wanted
+                lists = list(self._lists(seen))
+            return Written(row.contact_id, email, "adopted", remote, lists, True, True)
         if self.list_key and not row.subscribed and row.settled and seen.subscribed is not False:
             done.news.add(row.contact_id)  # silenced, and in the list all the same; in the others
             return Written(*row[:3], remote, self._lists(seen), True, True)  # of the row it is not

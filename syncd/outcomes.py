@@ -49,9 +49,10 @@ def settled(entry: Entry, outcome: Outcome) -> Settled:
     return _settled(entry, outcome)
 
 
-def located(entry: Entry) -> Settled:
-    """A look-up has found out where it is, or that it is nowhere; it is still to be done."""
-    return Settled(entry, "due", attempt_used=False, outcome="looked up")
+def located(entry: Entry, *, is_there: bool) -> Settled:
+    """A look-up has found out where it is, or that it is nowhere; it is still to be done. What the
+    tries have made of it there is in doubt as before."""
+    return Settled(entry, "due", doubtful=is_there, attempt_used=False, outcome="looked up")
 
 
 def _superseded(entry: Entry, outcome: Outcome) -> Settled:
@@ -99,7 +100,10 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
             known = entry.mirror_state in HELD
             return _applied(entry, Applied()) if known else _absent(entry, "has said no there")
         case OptedOut():
-            return Settled(entry, outcome=f"opted out: {outcome.kind}", opt_out=outcome)
+            done = Settled(entry, outcome=f"opted out: {outcome.kind}", opt_out=outcome)
+            if not entry.change.doubtful:
+                return done
+            return done._replace(state="due", doubtful=True, attempt_used=False)
         case Vanished():
             lost = -1 if entry.mirror_state in HELD else 0
             told = OptedOut("vanished", evidence=outcome.evidence)

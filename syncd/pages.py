@@ -92,7 +92,8 @@ class Pages:
         holders = await self._holders(connection, emails)
         named = {one.contact_id for one in records if one.contact_id is not None}
         ids = sorted({*prior.values(), *named, *holders.values()})
-        tried = await connection.fetch(sql.reading.tried, me, ids, emails, scan.list_key)
+        rows = await connection.fetch(sql.reading.tried, me, ids, emails, scan.list_key)
+        tried = [row for row in rows if row["state"] == "sent" or row["doubtful"]]
         ids = sorted({*ids, *(row["contact_id"] for row in tried)})
         mirror = await connection.fetch(sql.reading.mirrored, me, ids, emails, scan.begun_at)
         everyone = sorted({*ids, *(row["contact_id"] for row in mirror)})

@@ -180,19 +180,21 @@ class Push:
         by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
         reads = bool(self.can & Can.OPT_OUT)
         kept: list[Entry] = []
+        at: list[tuple[str, str]] = []
         for one in entries:
-            judged = _after_look(one, by_contact.get(one.contact_id), reads)
+            told = by_contact.get(one.contact_id)
+            judged = _after_look(one, told, reads)
             if one.looks_only and not isinstance(judged, OptedOut):
-                pushed.results.append(located(one))
+                is_there = told is not None and told.remote is not None
+                pushed.results.append(located(one, is_there=is_there))
+                at += [(one.contact_id, _address_there(one, told))] if told is not None else []
             elif isinstance(judged, Entry):
                 kept.append(judged)
             else:
                 pushed.results.append(settled(one, judged))
-        await self.journal.try_at(
-            claim.number,
-            [(e.contact_id, e.email) for e in kept
-             if e.change.doubtful and e.sent_email not in (None, e.email)],
-        )  # fmt: skip
+        at += [(e.contact_id, e.email) for e in kept
+               if e.change.doubtful and e.sent_email not in (None, e.email)]  # fmt: skip
+        await self.journal.try_at(claim.number, at)
         return kept
 
     async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
@@ -245,7 +247,7 @@ class Push:
                 pushed.waits[one.contact_id] = set(lists)
                 pushed.results.append(settled(one, Waits(lists[0])))
             elif one.looks_only:
-                pushed.results.append(located(one))
+                pushed.results.append(located(one, is_there=False))
             else:  # in no list it cannot be there at all
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
@@ -419,6 +421,12 @@ def _remembered(
             on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
             told = one.email.lower() if one.email else None
             yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told
+
+
+def _address_there(entry: Entry, found: Found) -> str:
+    """As the mirror has it, once `remember_remote` has written down what was found."""
+    was = entry.change.was
+    return (found.email or (was.email if was is not None else "") or entry.email).lower()
 
 
 def _dump(remote: Mapping[str, Any]) -> str:

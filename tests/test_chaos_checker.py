@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chaos.checker import judge
 from chaos.evidence import At, Became, Evidence, Finding, No, Row, Sent, Version, Wish
-from chaos.gather import became, requests
+from chaos.gather import became, noes, requests
 from chaos.shapes import Record, record
 
 ANN, BOB = "ann@x.test", "bob@x.test"
@@ -182,8 +182,12 @@ def test_breaches_of_limits_are_found() -> None:
     assert kinds(replace(GOOD, requests=busy, per_second=30.0)) == {"rate"}
     even = [Sent(n, 100 + n / 30, 100 + n / 30) for n in range(1, 400)]
     assert found(replace(GOOD, requests=even, per_second=30.0)) == []
-    assert kinds(replace(GOOD, in_flight=2, in_flight_max=3)) == {"in flight"}
+    crowded = replace(GOOD, in_flight={"api": 2}, in_flight_max={"api": 3})
+    assert kinds(crowded) == {"in flight"}
+    assert kinds(crowded, stops=[(1.0, 9.0)]) == set()
+    assert kinds(replace(crowded, in_flight_max={"api": 4}), stops=[(1.0, 9.0)]) == {"in flight"}
     assert kinds(replace(GOOD, per_day=1)) == {"quota"}
+    assert kinds(replace(GOOD, per_day=1, per_day_until=0.0)) == set()
     assert kinds(replace(GOOD, violations=[{"rule": "r", "detail": "d"}])) == {"violation"}
     race = {"rule": "unknown interest", "detail": "List 7"}
     assert kinds(replace(GOOD, violations=[race])) == set()
@@ -201,6 +205,33 @@ def test_what_is_left_must_be_explained() -> None:
     assert left("rejected", "bad name") == {"journal"}
     assert left("rejected", "the person opted out there") == set()
     assert kinds(GOOD, unsettled="a row") == {"unsettled"}
+
+
+def test_an_address_that_is_taken_by_a_record_that_is_off_explains_a_refusal() -> None:
+    taken = Row("acme", "bob", "rejected", "list l1: Email address already exists")
+    wants = [*GOOD.wishes, wish("bob", "b@x.test", 9)]
+    off = {"r2": held("b@x.test", 1, mailable=False), **GOOD.held}
+    assert kinds(replace(GOOD, wishes=wants, held=off), journal=[taken]) == set()
+    assert kinds(replace(GOOD, wishes=wants), journal=[taken]) == {"journal"}
+    before = replace(GOOD, wishes=wants, held={"r3": held("old@x.test", 9), **off})
+    moved = [Version("bob", 1.0, "old@x.test", 9), Version("bob", 2.0, "b@x.test", 10)]
+    assert kinds(before, journal=[taken], versions=[*SOURCE, *moved]) == set()
+    assert kinds(before, journal=[taken]) == {"differs"}
+
+
+def test_a_no_at_a_record_that_is_off_already_is_told_by_some_providers_only() -> None:
+    now: dict[str, Any] = {
+        "email": ANN, "Email": ANN, "fields": {"lastname": "V5", "email": ANN}, "lists": [],
+        "interests": [], "removed": None, "properties": {}, "Lists": [],
+    }  # fmt: skip
+    for provider, off in (("copernica", True), ("clevercampaign", True), ("clevertap", False)):
+        for mailable in (True, False):
+            told = [
+                {"what": "record", "at": 1.0, "record": "9", "now": {**now, "mailable": mailable}},
+                {"what": "act", "at": 2.0, "do": "unsubscribe", "email": ANN},
+            ]
+            (no,) = noes(provider, told)
+            assert no.silent == (off and not mailable)
 
 
 def test_what_is_said_is_read() -> None:

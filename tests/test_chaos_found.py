@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from acme_lists import shop
 from company import add, company
 
 from syncd.db import Pool
+from syncd.matching import Matcher
+from syncd.model import Seen
+from syncd.pages import Pages, Scan
 
 ANN, BOB = "ann@x.test", "bob@x.test"
 SWAP = """
@@ -93,3 +97,132 @@ async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profile
         people = at.boxes["clevertap"].snapshot()["profiles"]
         held = {name: one["Email"] for name, one in people.items() if one["mailable"]}
         assert held == {"ann": BOB, "bob": ANN, "dan": "dan@x.test", "eve": "eve@x.test"}
+
+
+async def test_who_said_no_in_the_midst_of_a_doubt_is_in_every_list_when_back(
+    database: str, pool: Pool
+) -> None:
+    """The request that was to put ann into a second list never arrived; the look-up that was to
+    end the doubt met her no."""
+    options = {"clevercampaign": {"lists_enabled": True, "write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+            await flow.look()
+            box.act("unsubscribe", email=ANN)
+            box.next_fault("cut_before", method="PUT")
+            await flow.pump(until_empty=True)
+        await pool.execute(LONG_AGO)
+        await pool.execute("update syncd.contact set consented_at = now() where id = 'ann'")
+        await at.backfill()
+        assert at.mailed("clevercampaign", ANN)
+        (ann,) = (one for one in box.snapshot()["profiles"].values() if one["email"] == ANN)
+        assert sorted(ann["lists"]) == ["Newsletter", "VIP"]
+        box.state.data.resubscribed.clear()  # these were allowed
+
+
+async def test_whoever_is_looked_for_because_others_wait_is_in_every_list_in_the_end(
+    database: str, pool: Pool
+) -> None:
+    """Ann's request, that was to put her into a second list and at another address, never arrived.
+    Now she is to have bob's address, and bob the one where she may have got to."""
+    options = {"clevercampaign": {"lists_enabled": True, "write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT")
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            assert await pool.fetchval(
+                "select doubtful from syncd.journal where contact_id = 'ann'"
+            )
+            await pool.execute("update syncd.contact set email = $1 where id = 'ann'", BOB)
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'bob'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        await at.backfill()
+        people = {one["email"]: one["lists"] for one in box.snapshot()["profiles"].values()}
+        assert people.pop("cyd@x.test") == ["Newsletter"]
+        assert {email: sorted(lists) for email, lists in people.items()} == {
+            BOB: ["Newsletter", "VIP"], "s@x.test": ["Newsletter"],
+        }  # fmt: skip
+
+
+async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
+    database: str, pool: Pool
+) -> None:
+    """The record of before is gone; the one that the request made is under the address of then."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "ann", "back@x.test")
+            await flow.look()
+            box.next_fault("cut_after", method="POST")
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            assert at.mailed("clevercampaign", "back@x.test")
+            await pool.execute("update syncd.contact set email = $1 where id = 'ann'", ANN)
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test"]
+
+
+async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
+    pool: Pool,
+) -> None:
+    """Settled meanwhile, it would be written beside the page, in another order (races 19)."""
+    async with shop(pool) as w:
+        await pool.execute("insert into syncd.list values ('news', 'NEWS')")
+        for one in ("ann", "bob"):
+            await add(pool, one)
+        desired = w.hand.planner.desired
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state)"
+            " select $1, id, 'upsert', 1, 'due' from syncd.contact", desired.destination_id,
+        )  # fmt: skip
+        scan = Scan(1, datetime.now(UTC), None, Matcher("", None, lambda *_: {}, {}))
+        async with pool.acquire() as page, page.transaction():
+            known = await Pages(pool, desired, 1)._known(page, scan, [Seen("1", ANN)])
+            assert known.tried == {}
+            claim = await pool.fetch("select contact_id from syncd.claim($1, 10, 1)",
+                                     desired.destination_id)  # fmt: skip
+        assert [row["contact_id"] for row in claim] == ["bob"]
+
+
+async def test_an_address_is_not_erased_while_a_request_about_it_is_on_its_way(
+    database: str, pool: Pool
+) -> None:
+    """Left to the unique index, it stopped every other contact of its claim."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+            await flow.look()
+            sent = await flow.journal.claim(10, flow.rules)
+            assert sent.contact_ids == ["ann"]
+            await pool.execute("insert into syncd.erasure (email) values ($1)", ANN)
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'bob'")
+            await flow.look()
+            await flow.erase()
+            claim = await flow.journal.claim(10, flow.rules)
+            assert claim.contact_ids == ["bob"]
+            waits = await pool.fetchrow(
+                "select state, last_error from syncd.journal where contact_id like 'erasure %'"
+            )
+            assert waits is not None
+            assert tuple(waits) == ("due", "its address is in flight for another contact")

@@ -63,3 +63,14 @@ def test_a_record_that_another_add_took_up_is_not_whoever_left_it() -> None:
     assert matcher().match([Seen("5", "a@x.org", True)], facts).owners == {"5": "bob"}
     alone = Known({"5": "ann"}, {}, {"ann": ann}, {}, {})
     assert matcher().match([Seen("5", "a@x.org", True)], alone).owners == {"5": "ann"}
+
+
+def test_a_lost_removal_has_left_it_in_the_other_lists_too() -> None:
+    """A scan of one list tells nothing of the others, of which the mirror knows."""
+    lists = Matcher("a", "101", lambda remote, _list, _seen: remote or {}, {"101": "a", "102": "b"})
+    ann = Mirrored("ann", "ann@x.org", "withdrawn", {"id": "5"}, ("a", "b"), False, True)
+    tried = Tried("ann", "ann@x.org", "due", True, False)
+
+    done = lists.match([Seen("5", "ann@x.org", lists=["101"])], known(ann, ann=tried))
+
+    assert (done.rows["ann"].state, done.rows["ann"].lists) == ("adopted", ["a", "b"])

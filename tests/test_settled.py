@@ -28,3 +28,11 @@ def test_a_no_where_mail_was_wanted_is_noted() -> None:
     done = settled(_entry(True, "here"), OptedOut())
 
     assert done.opt_out == OptedOut()
+
+
+def test_a_no_that_a_look_up_finds_ends_no_doubt() -> None:
+    """What an earlier try has done to lists and fields is known no better than before."""
+    entry = _entry(True, "here")
+    done = settled(entry._replace(change=entry.change._replace(doubtful=True)), OptedOut())
+
+    assert (done.state, done.doubtful, done.opt_out) == ("due", True, OptedOut())

@@ -30,6 +30,8 @@ from .rest import Rest
 from .trouble import Database, Operator, Provider, Public, Sleeper
 from .variant import Variant
 
+QUOTA = 250  # requests a day, from the first fault on, of a shop that has a quota
+
 
 @dataclass
 class Outcome:
@@ -53,6 +55,7 @@ class Campaign:
     def __init__(self, seed: int, seconds: float, folder: Path) -> None:
         self.variant, self.seconds, self.folder = Variant.of(seed), seconds, folder
         self.counts: Counter[str] = Counter()
+        self.quotas: dict[str, tuple[int, float]] = {}  # by shop: requests, and when it was lifted
 
     def rng(self, who: str) -> random.Random:
         return random.Random(f"{self.variant.seed} {who}")
@@ -80,7 +83,9 @@ class Campaign:
                 await self._calm(fleet, operator)
                 unsettled = await Rest(link, operator).come()
             await fleet.end()
-            seen, raw = await gather(self.variant, self.boxes, server, fleet, unsettled)
+            seen, raw = await gather(
+                self.variant, self.boxes, server, fleet, unsettled, self.quotas
+            )
         finally:
             fleet.kill()
             link.close()
@@ -130,6 +135,7 @@ class Campaign:
             self.counts[f"source {await link.transact(writer.step)}"] += 1
             self.counts["changes"] += 1
 
+        await self._set_quotas(operator)
         until = time.monotonic() + self.seconds
         async with asyncio.TaskGroup() as group:
             self._every(group, until, self.variant.pace, write)
@@ -155,6 +161,20 @@ class Campaign:
 
         group.create_task(repeat())
 
+    async def _set_quotas(self, operator: Operator) -> None:
+        """What was sent already, and some more."""
+        for shop in self.variant.shops:
+            if shop.quota:
+                told = await self.boxes[shop.provider].get("/_history")
+                most = QUOTA + sum(one["what"] == "request" for one in told)
+                self.quotas[shop.provider] = most, float("inf")
+                await operator.set(shop.provider, "per_day", most)
+
+    async def _lift_quotas(self, operator: Operator) -> None:
+        for name, (most, _) in self.quotas.items():
+            self.quotas[name] = most, time.time()
+            await operator.set(name, "per_day", None)
+
     async def _calm(self, fleet: Fleet, operator: Operator) -> None:
         for box in self.boxes.values():
             await Provider(box, self.rng("calm"), self.counts).calm()
@@ -163,6 +183,7 @@ class Campaign:
                 worker.step(0.0)
         fleet.fill()
         await operator.mend()
+        await self._lift_quotas(operator)
 
 
 async def run(seed: int, seconds: float, folder: Path) -> Outcome:

@@ -44,6 +44,7 @@ class Verdict:
         yield from self._resubscribed(at)
         yield from doubled(at)
         yield from self._violations(at)
+        yield from self._crowded(at)
         yield from limits(at)
         yield from differences(at, self.seen, [no for no in self.noes if no not in self.late])
 
@@ -54,6 +55,18 @@ class Verdict:
                 self.residues[reason] += 1
             else:
                 yield Finding("violation", at.name, f"{said} {one.get('path', '')}")
+
+    def _crowded(self, at: At) -> Iterator[Finding]:
+        """More requests at once than are allowed. One of a process that stood still past its lease
+        leaves when it wakes, as its fence was passed already."""
+        for meter, allowed in at.in_flight.items():
+            most = at.in_flight_max.get(meter, 0)
+            if most <= allowed:
+                continue
+            if most == allowed + 1 and self.seen.stops:
+                self.residues["in flight: one more, where a process stood still"] += 1
+            else:
+                yield Finding("in flight", at.name, f"{most} at once in {meter}, not {allowed}")
 
     # ── Older after newer ───────────────────────────────────────────────────────────────────
 
@@ -177,17 +190,16 @@ def doubled(at: At) -> Iterator[Finding]:
 
 
 def limits(at: At) -> Iterator[Finding]:
-    if at.in_flight is not None and at.in_flight_max > at.in_flight:
-        yield Finding("in flight", at.name, f"{at.in_flight_max} at once, {at.in_flight} allowed")
-    if at.per_day is not None and len(at.requests) > at.per_day:
-        yield Finding("quota", at.name, f"{len(at.requests)} requests, {at.per_day} a day allowed")
+    sent = sum(one.began < at.per_day_until for one in at.requests)
+    if at.per_day is not None and sent > at.per_day:
+        yield Finding("quota", at.name, f"{sent} requests, {at.per_day} a day allowed")
     if at.per_second is not None:
         yield from _paced(at, at.per_second)
 
 
 def _paced(at: At, rate: float) -> Iterator[Finding]:
     times = sorted(one.began for one in at.requests)
-    most = rate * (WINDOW + HICCUP) + (at.in_flight or 10)
+    most = rate * (WINDOW + HICCUP) + max(at.in_flight.values(), default=10)
     for n, first in enumerate(times):
         inside = bisect_left(times, first + WINDOW) - n
         if inside > most:

@@ -92,10 +92,11 @@ class At:
     not_mailed: frozenset[str] = frozenset()  # contacts listed as such: the provider cannot
     violations: Sequence[Mapping[str, Any]] = ()
     doubles: Sequence[Any] = ()  # as the stand-in counts them
-    in_flight_max: int = 0
-    in_flight: int | None = None
+    in_flight_max: Mapping[str, int] = field(default_factory=dict)  # by the stand-in's meters
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # so many are allowed
     per_second: float | None = None
     per_day: int | None = None
+    per_day_until: float = float("inf")  # then somebody lifted it
     list_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # id: there, wanted
 
 

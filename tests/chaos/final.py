@@ -22,8 +22,9 @@ def differences(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Findin
         if wish.contact not in refused:
             for says in _unlike(wish, records):
                 yield Finding("differs", at.name, f"{wish.contact} {wish.email}: {says}")
+    stuck = {one.email for one in seen.versions if one.contact in refused}  # where they were before
     for email, records in there.items():
-        if any(one.mailable for one in records):
+        if email not in stuck and any(one.mailable for one in records):
             yield Finding("differs", at.name, f"{email}: gone, but mailed: {records}")
     yield from _against_a_no(at, seen, noes)
     for number, (name, wanted) in at.list_names.items():

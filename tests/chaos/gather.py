@@ -21,6 +21,7 @@ from .truth import TRUTH
 from .variant import Shop, Variant
 from .wishes import wishes
 
+Quota = tuple[int, float]  # requests a day, and when that was lifted
 SILENT = ("redcappi",)
 """Providers where a no shows only by the person's being gone, as README's table says."""
 SAYS_NOT_AGAIN = ("clevercampaign", "copernica")
@@ -29,15 +30,17 @@ have turned off already it changes nothing that could be read."""
 
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
-                 unsettled: str) -> tuple[Evidence, Mapping[str, Any]]:  # fmt: skip
-    """The evidence, and what it was made of, for the folder."""
+                 unsettled: str, quotas: Mapping[str, Quota],
+                 ) -> tuple[Evidence, Mapping[str, Any]]:  # fmt: skip
+    """The evidence, and what it was made of, for the folder. quotas: by shop."""
     link = Link(cluster.url)
     truth = [dict(row) for row in await link.fetch(TRUTH)]
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
     told = {shop.provider: await boxes[shop.provider].get("/_history") for shop in variant.shops}
-    noes = [no for name, entries in told.items() for no in _noes(name, entries)]
+    said = [no for name, entries in told.items() for no in noes(name, entries)]
     shops = [
-        await _at(link, one, states[one.provider], told[one.provider]) for one in variant.shops
+        await _at(link, one, states[one.provider], told[one.provider], quotas.get(one.provider))
+        for one in variant.shops
     ]
     rows = await link.fetch(
         "select d.name, j.contact_id, j.state, coalesce(j.last_error, '') as why"
@@ -48,7 +51,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     journal = [Row(r["name"], r["contact_id"], r["state"], r["why"])
                for r in rows if r["contact_id"] not in gone]  # fmt: skip
     seen = Evidence(
-        shops, _versions(truth), sorted(noes, key=lambda no: no.at), journal, unsettled,
+        shops, _versions(truth), sorted(said, key=lambda no: no.at), journal, unsettled,
         fleet.stops, fleet.logs(), sorted(leaks.secrets_in(fleet.environ)), cluster.said,
         fleet.deaths, LEASE, TIMEOUT,
     )  # fmt: skip
@@ -67,8 +70,10 @@ async def _tables(link: Link) -> dict[str, Any]:
     return {**found, "trail": [orjson.loads(row[0]) for row in rows]}
 
 
-async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[Any]) -> At:
+async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[Any],
+              quota: Quota | None) -> At:  # fmt: skip
     name = shop.provider
+    most, until = quota if quota is not None else (None, float("inf"))
     mirrored = await link.fetch(
         "select m.list_id, m.remote_id, l.name from syncd.list_mirror m"
         " join syncd.destination d on d.id = m.destination_id"
@@ -88,8 +93,7 @@ async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[A
         await _not_mailed(link, name),
         state["violations"],
         [*state.get("repeated_creates", ())],
-        max(state["in_flight_max"].values(), default=0),
-        None, shop.columns["per_second"], None,
+        state["in_flight_max"], shop.in_flight, shop.columns["per_second"], most, until,
         {number: (names[number], row["name"]) for row in mirrored
          if row["name"] and (number := row["remote_id"]) in names},
     )  # fmt: skip
@@ -121,7 +125,7 @@ def became(provider: str, told: Sequence[Mapping[str, Any]]) -> list[Became]:
     ]  # fmt: skip
 
 
-def _noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
+def noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
     there: dict[str, Record | None] = {}
     found = []
     for one in told:

@@ -22,6 +22,15 @@ HASTEN = """
 update syncd.journal set due_at = now() where ctid = any(array(
        select ctid from syncd.journal where state = 'due' and due_at > now() + interval '1 s'
           and receipt is null and not doubtful for update skip locked))"""
+LIFTED = """
+with lists as (
+    update syncd.list_mirror set due_at = now()
+     where state = 'due' and due_at > now() + interval '1 min' and last_error like '%quota%'
+)
+update syncd.journal set due_at = now() where ctid = any(array(
+       select ctid from syncd.journal where state = 'due' and due_at > now() + interval '1 min'
+          and last_error like '%quota%' for update skip locked))"""
+"""Whoever waits for the day to end, though the quota was lifted: nobody makes that due."""
 LISTS = """
 select d.name || ': list ' || m.list_id || ' ' || m.state || ' ' || coalesce(m.last_error, '')
   from syncd.list_mirror m join syncd.destination d on d.id = m.destination_id
@@ -75,6 +84,7 @@ class Rest:
             await self.operator.approve()
             await self.link.execute(AGAIN)
             await self.link.execute(HASTEN)
+            await self.link.execute(LIFTED)
             left = await self._left()
             calm = 0 if left else calm + 1
             await asyncio.sleep(0.5)

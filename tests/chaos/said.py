@@ -12,6 +12,9 @@ from .evidence import Evidence, Finding
 
 EXPLAINED = (re.compile(r"cannot be (re)?subscribed|opted out|unsubscribed", re.IGNORECASE),)
 """What a contact may be rejected for, where all its data are in order."""
+TAKEN = re.compile(r"already exists")
+"""And where a record that is in no list, or said no, has its address: nobody can tell these apart,
+and an add would turn mail on at either."""
 
 
 def unsettled(seen: Evidence) -> Iterator[Finding]:
@@ -21,8 +24,14 @@ def unsettled(seen: Evidence) -> Iterator[Finding]:
 
 def unexplained(seen: Evidence) -> Iterator[Finding]:
     """A row that is left, and is not 'rejected' for a reason that such a source can give."""
+    silent = {(at.name, one.email) for at in seen.shops for one in at.held.values()
+              if not one.mailable}  # fmt: skip
+    emails = {(at.name, wish.contact): wish.email for at in seen.shops for wish in at.wishes}
     for row in seen.journal:
         if row.state == "rejected" and any(one.search(row.why) for one in EXPLAINED):
+            continue
+        known = (row.shop, emails.get((row.shop, row.contact))) in silent
+        if row.state == "rejected" and known and TAKEN.search(row.why):
             continue
         yield Finding("journal", row.shop, f"{row.contact} is {row.state}: {row.why}")
 

@@ -81,7 +81,12 @@ class Writer:
 
     async def _turn(self, c: Connection, n: int) -> None:
         rows = await c.fetch("select id, email from syncd.contact where subscribed order by id")
-        able = [r for r in rows if r["email"] not in self.spoken and r["id"] not in self.kept]
+        told = await c.fetch(  # a no goes with a person to the next address
+            "select distinct now ->> 'id' as id from chaos.truth where now ->> 'email' = any($1)",
+            list(self.spoken),
+        )
+        barred = {row["id"] for row in told} | self.kept
+        able = [r for r in rows if r["email"] not in self.spoken and r["id"] not in barred]
         if len(able) < n:
             return
         some = self.rng.sample(able, n)

@@ -56,6 +56,14 @@ class Shop:
     columns: Mapping[str, Any]
     limits: Mapping[str, Any] = field(default_factory=dict)  # of the sandbox
 
+    quota: bool = False  # so many requests a day that they run out, until somebody lifts that
+
+    @property
+    def in_flight(self) -> Mapping[str, int]:
+        """How many requests may be on their way, by the stand-in's meters."""
+        own: int = self.columns["in_flight"]
+        return {"upload": own, "other": 3} if self.provider == "clevertap" else {"api": own}
+
     @property
     def keeps_lists(self) -> bool:
         return self.provider != "clevercampaign" or bool(self.options.get("lists_enabled"))
@@ -84,7 +92,7 @@ class Variant:
         guarded = rng.random() < 0.25
         return Variant(
             seed,
-            tuple(_shop(rng, one, guarded) for one in (first, *others)),
+            tuple(_shop(rng, one, guarded, seed) for one in (first, *others)),
             rng.choice((2, 2, 3)),
             rng.choice((12, 20, 35)),
             rng.choice((0.15, 0.3, 0.6)),
@@ -93,7 +101,7 @@ class Variant:
         )
 
 
-def _shop(rng: random.Random, provider: str, guarded: bool) -> Shop:
+def _shop(rng: random.Random, provider: str, guarded: bool, seed: int) -> Shop:
     columns = {
         "per_second": rng.choice((30, 60)),
         "in_flight": rng.choice((2, 4)),
@@ -106,4 +114,7 @@ def _shop(rng: random.Random, provider: str, guarded: bool) -> Shop:
         "schedule": rng.choice(("on change", "on change", "1s")),
     }
     options = {**OPTIONS.get(provider, {}), **rng.choice(WAYS[provider])}
-    return Shop(provider, options, columns, {**LIMITS.get(provider, {}), "keep_records": True})
+    limits = {**LIMITS.get(provider, {}), "keep_records": True}
+    # CleverTap's reads are no part of it.
+    runs_out = random.Random(f"{seed} {provider}").random() < 0.25 and provider != "clevertap"
+    return Shop(provider, options, columns, limits, runs_out)

@@ -52,10 +52,12 @@ async def wishes(
 
 
 def _counts(no: Any, contact: Any, shop: str) -> bool:
-    """Whether that no is in scope, about this contact, and newer than any consent."""
+    """Whether that no is in scope, about this contact, and newer than any consent. Who is not in a
+    list any more is kept out of it under whatever address."""
     if no["shop"] != shop and (no["kind"] == "vanished" or no["list_id"] is not None):
         return False
-    mine = no["contact_id"] == contact["id"] and no["kind"] in ("unsubscribed", "complained")
+    stays = no["list_id"] is not None or no["kind"] in ("unsubscribed", "complained")
+    mine = no["contact_id"] == contact["id"] and stays
     if not mine and no["email"] != contact["email"].lower():
         return False
     consent = contact["consented_at"]
