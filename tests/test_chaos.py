@@ -12,7 +12,7 @@ from chaos.campaign import run
 SECONDS = 25.0  # of trouble, a seed
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [36])
 async def test_whatever_fails_meanwhile_every_destination_ends_as_the_source_says(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -147,7 +147,7 @@ async def syncd(cluster: str, template: str) -> AsyncIterator[Service]:
         yield made
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_the_steps_work_and_the_result_serves_with_nothing_to_write_on(
     image: Path, syncd: Service
 ) -> None:
