@@ -247,7 +247,7 @@ async def test_after_every_mishap_the_provider_holds_what_the_shop_says(
     if fault == "latency":
         await until(lambda: box.state.ledger.requests > before, "a request")
     else:
-        await until(lambda: _struck(shop, box, struck + 3), "three mishaps", 30, every=0.1)
+        await until(lambda: _struck(shop, box, struck + 3), "three mishaps", every=0.1)
     box.set_faults()
     await shop.command("retry", "shop")  # a passing "Malformed request", twice, refuses an innocent
     await shop.hasten()
