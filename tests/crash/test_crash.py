@@ -22,6 +22,7 @@ BY_A_PERSON = {
 
 BY_AN_ACCIDENT = {
     "absence.hold": "many vanish at once",
+    "absence.leave": "somebody has left a list, where the account is read as a whole",
     "absence.leave_lists": "somebody vanishes from one list of several",
     "app.put_back_command": "a command comes before the flow that it is for",
     "audit.adopt": "an audit finds a stranger's record",
