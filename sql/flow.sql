@@ -50,3 +50,20 @@ select count(*) from syncd.mirror m
 
 -- name: is_read
 select read_at is not null from syncd.feed where destination_id = $1::int;
+
+-- name: quota_again
+-- Whoever waits for the day to end ($2: the reason) is due: the quota may be another one by now, and
+-- asking the meter costs no request.
+with lists as (
+    update syncd.list_mirror l set due_at = now()
+     where l.destination_id = $1::int and l.state = 'due' and l.due_at > now()
+       and l.last_error like $2::text
+)
+update syncd.journal j set due_at = now()
+ where j.destination_id = $1::int
+   and j.contact_id = any(array(
+           select w.contact_id from syncd.journal w
+            where w.destination_id = $1::int and w.state = 'due' and w.due_at > now()
+              and w.last_error like $2::text
+            order by w.contact_id
+              for no key update skip locked));

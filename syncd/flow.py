@@ -145,6 +145,7 @@ class Flow:
             return False
         if not (await self._was_scanned() or await self.scan_first()):
             return False
+        await self.planner.pool.execute(sql.flow.quota_again, self.destination.id, meter.DAY + "%")
         return await self._asked(self.learn) and await self.keep_lists()
 
     async def is_same_account(self) -> bool:

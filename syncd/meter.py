@@ -59,8 +59,9 @@ STEP = 1.0  # seconds after which a place or a refusal is looked at again
 NEAR = 0.05  # seconds: a place nearer than this is not confirmed
 BATCH = 1000  # most permits, or slots, asked for at a time
 
+DAY = "the day's quota of "  # how the reason begins of whoever waits for the day to end
 WHY = {
-    "day": "the day's quota of '{}' requests is used up",
+    "day": DAY + "'{}' requests is used up",
     "held": "the provider asked to wait with '{}' requests",
     "rate": "the rate of '{}' requests leaves no place within a minute",
 }

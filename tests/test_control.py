@@ -216,6 +216,20 @@ async def test_options_limits_bells_credential_and_halt_are_followed(syncd: Serv
     assert {one["who"] for one in log} == {await syncd.db.fetchval("select session_user::text")}
 
 
+async def test_a_quota_that_is_raised_is_used_at_once(syncd: Service) -> None:
+    """Whoever was put off until the day ends does not wait for that."""
+    await syncd.destination("shop", await syncd.sandbox(), guard_floor=1000)
+    await syncd.daemon()
+    await syncd.in_step()
+    await syncd.set("shop", per_day=1)
+    await syncd.db.execute("update syncd.contact set city = 'Ur' where id = 'c00001'")
+    late = "select due_at > now() from syncd.journal where last_error like '%quota%'"
+    await until(lambda: syncd.db.fetchval(late), "put off")
+
+    await syncd.set("shop", per_day=1000)
+    await syncd.in_step()
+
+
 async def _limits(syncd: Service, said: tuple[object, ...]) -> bool:
     row = await syncd.db.fetchrow(
         "select per_second, in_flight, per_day from syncd.meter where meter = 'upload'"
