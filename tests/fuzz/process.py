@@ -151,7 +151,7 @@ class Process:
         journal = NotedJournal(*(getattr(old, name) for name in (
             "pool", "destination_id", "source", "worker_id", "compare")))  # fmt: skip
         journal.stalls, journal.began = self.stalls, {}
-        flow.journal = journal
+        flow.journal = flow.sender.journal = journal
         flow.push.journal = journal
         if not self.run.variant.full:
             flow.full_pass = self.run.no_full_pass  # type: ignore[method-assign]
