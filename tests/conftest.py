@@ -14,6 +14,7 @@ import asyncpg
 import clusters
 import leaks
 import pytest
+import structlog
 from clusters import SETTINGS, fronted, named
 
 from syncd import db
@@ -32,6 +33,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def _unconfigured() -> Iterator[None]:
+    """Whoever configures logging, as commands do, does so for one test: a level would stay."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
