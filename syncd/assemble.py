@@ -26,7 +26,7 @@ from syncd.lists import Lists
 from syncd.model import Can, Meter, Traits
 from syncd.observer import NOBODY, Observer
 from syncd.plan import Bounds, Planner
-from syncd.providers import Options, Provider, provider
+from syncd.providers import Options, Provider, TakesOver, provider
 from syncd.push import Push
 from syncd.reading import Reading
 from syncd.scan import OptOutReader
@@ -349,7 +349,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
 
 def _introduce(adapter: Any, journal: Journal) -> None:
     """Let an adapter that takes records over ask whose they are (`TakesOver`)."""
-    if hasattr(adapter, "belongs"):
+    if isinstance(adapter, TakesOver):
         adapter.belongs = journal.is_anothers
 
 

@@ -169,7 +169,7 @@ select k.*, (select r.n from room r) as written
            and k.m_digest is distinct from k.digest and k.j_state is null
            and not coalesce(k.moved_to in (select t.email from taken t), false)
            and (not $5::boolean or k.ids <> '{}') and ($6::text is null or k.remote_key <> '')
-           and not """ + self.desired.was_refused("k.contact_id", "k.address")
+           and not k.refused"""
         stage = f""", staged as (
     insert into syncd.staged
            (destination_id, claim, contact_id, email, fields, lists, remote, digest)
@@ -178,7 +178,7 @@ select k.*, (select r.n from room r) as written
            k.digest
       from differs k where {is_new}
 )"""
-        return self._window(is_new, stage)
+        return self._window(is_new, stage, self.desired.was_refused("k.contact_id", "k.address"))
 
     def _is_text(self, field: Field) -> bool:
         kind = self.desired.source.contact.columns[field.column].type
@@ -193,7 +193,7 @@ select k.*, (select r.n from room r) as written
         nested = f"jsonb_typeof({value}) in ('object', 'array')"
         return f"case when {nested} then to_jsonb(k.f{number}) else {value} end"
 
-    def _window(self, is_new: str, stage: str) -> str:
+    def _window(self, is_new: str, stage: str, refused: str = "false") -> str:
         fields = "".join(f", k.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
         own = fields.replace("k.", "d.")
@@ -211,7 +211,8 @@ with d as materialized (
      where m.destination_id = {destination} and m.contact_id = any({ids})
 ), differs as materialized (
     select k.*, k.ids::text[] as lists,
-           case when k.address is distinct from k.m_email then k.address end as moved_to
+           case when k.address is distinct from k.m_email then k.address end as moved_to,
+           {refused} as refused
       from (
         select k.*, lower(k.email) as address, m.m_state, m.m_digest, m.m_email, m.m_subscribed,
                j.state as j_state, j.digest as j_digest, j.wish as j_wish

@@ -20,6 +20,7 @@ import structlog
 
 from syncd import sql
 from syncd.addresses import Holder
+from syncd.bells import first_of
 from syncd.control import release_decided
 from syncd.db import Connection, Row, transact
 from syncd.decide import Rules
@@ -109,7 +110,7 @@ class FullPass:
             with contextlib.suppress(LeftBehind):
                 return await transact(self.planner.pool, self._begin)
             if not await reap(self.planner.pool):  # a process that was stopped has its rows locked
-                await asyncio.sleep(RETRY_SECONDS)
+                await first_of(self.stop, timeout=RETRY_SECONDS)
         return None
 
     async def _begin(self, connection: Connection) -> int | None:

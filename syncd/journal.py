@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import asyncpg
 import orjson
+import structlog
 
 from syncd import sql
 from syncd.classify import HELD
@@ -33,6 +34,8 @@ from syncd.decide import (
 from syncd.model import Can, OptedOut, Verb
 from syncd.plan import castable, sparse
 from syncd.tombstone import Buried, Tombstones
+
+log = structlog.get_logger()
 
 GOES_ON = 60.0  # seconds that a scan may stand still, and keep those in its list from being sent
 
@@ -597,6 +600,8 @@ async def reap(pool: Pool, crash_limit: int = 2) -> int:
     for row in await pool.fetch(sql.journal.orphaned):
         with suppress(asyncpg.LockNotAvailableError):
             total += await _take_back(pool, row, crash_limit, crashed=True)
+    if total:
+        log.warning("taken over from a dead worker", rows=total)
     return total
 
 

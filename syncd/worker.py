@@ -95,8 +95,7 @@ class Worker:
         """Until *stop*, take back what dead workers left; never in the way of a heartbeat."""
         while not stop.is_set():
             with suppress(*LOST):  # the heartbeat says so
-                if freed := await reap(self.pool):
-                    log.warning("taken over from a dead worker", rows=freed)
+                await reap(self.pool)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self.heartbeat)
 

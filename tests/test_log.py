@@ -25,7 +25,7 @@ SECRET = 's3cr"et/ø+Key'
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Leave logging, structlog and the hooks as they were."""
+    """Leave logging and the hooks as they were."""
     root, hook, hidden = logging.getLogger(), sys.excepthook, log._hidden[:]
     level = root.level
     yield
@@ -36,7 +36,6 @@ def _restored() -> Iterator[None]:
     logging.getLogger("apscheduler").setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     sys.excepthook = hook
-    structlog.reset_defaults()
 
 
 class Terminal(io.StringIO):

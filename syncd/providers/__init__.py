@@ -304,6 +304,7 @@ class LooksUpPeople(Protocol):
         ...
 
 
+@runtime_checkable
 class TakesOver(Protocol):
     """An adapter that may find a contact's record under the key of somebody else, and take it over.
 

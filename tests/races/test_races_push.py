@@ -624,17 +624,22 @@ async def test_a_contact_with_a_journal_row_is_left_out_of_a_window(pool: Pool) 
         assert len(w.acme.writes) == 3
 
 
+async def _sent_half_way(w: World) -> None:
+    """A full pass ends when its window has been sent, and before that is settled."""
+    w.acme.after.clear()
+    full = asyncio.create_task(w.hand.full(direct=True))
+    await w.acme.arrival(1)
+    full.cancel()
+    w.acme.after.set()
+    with pytest.raises(asyncio.CancelledError):
+        await full
+
+
 async def test_a_dead_workers_window_is_doubted_and_nobody_is_made_twice(pool: Pool) -> None:
     """F: what it was about to send becomes journal rows, due and doubtful."""
     async with world(pool, REMOTE, FIND) as w:
         await many(pool, 20)
-        w.acme.after.clear()
-        full = asyncio.create_task(w.hand.full(direct=True))
-        await w.acme.arrival(1)
-        full.cancel()
-        w.acme.after.set()
-        with pytest.raises(asyncio.CancelledError):
-            await full
+        await _sent_half_way(w)
         other = await w.another()
         await w.hand.die()
         assert await other.count("doubtful and state = 'due'") == 20
@@ -647,13 +652,7 @@ async def test_a_full_pass_takes_a_dead_workers_window_back_before_it_reads(pool
     """F: nobody has looked after dead workers yet; to the pass everybody in it would be new."""
     async with world(pool, REMOTE, FIND) as w:
         await many(pool, 20)
-        w.acme.after.clear()
-        full = asyncio.create_task(w.hand.full(direct=True))
-        await w.acme.arrival(1)
-        full.cancel()
-        w.acme.after.set()
-        with pytest.raises(asyncio.CancelledError):
-            await full
+        await _sent_half_way(w)
         other = await w.another()
         await pool.execute("delete from syncd.worker where id <> $1", other.journal.worker_id)
         await other.full(direct=True)
@@ -669,13 +668,7 @@ async def test_whoever_left_while_a_dead_workers_window_was_in_flight_is_found_a
     """F and 6: the address that was sent is remembered; the source does not know it any more."""
     async with world(pool, REMOTE, FIND) as w:
         await put(pool, "ann", "bob")
-        w.acme.after.clear()
-        full = asyncio.create_task(w.hand.full(direct=True))
-        await w.acme.arrival(1)
-        full.cancel()
-        w.acme.after.set()
-        with pytest.raises(asyncio.CancelledError):
-            await full
+        await _sent_half_way(w)
         await gone(pool, "ann")
         other = await w.another()
         await w.hand.die()
