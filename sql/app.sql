@@ -1,5 +1,6 @@
 -- name: claim_command
--- Executed once, though many workers watch; taken over from a worker that died.
+-- Executed once, though many workers watch; taken over from a worker that died, with what that one
+-- had noted (`note_command`): then it is decided, and is not done again.
 update syncd.command c
    set claimed_by = $1::bigint
  where c.id = (
@@ -11,8 +12,12 @@ update syncd.command c
       order by o.id
       limit 1
         for update skip locked)
-returning id, kind, destination, args, requested_by,
+returning id, kind, destination, args, requested_by, result as noted,
           extract(epoch from clock_timestamp() - requested_at)::float8 as age;
+
+-- name: note_command
+-- In the transaction that carries it out.
+update syncd.command set result = $2::jsonb where id = $1::bigint and finished_at is null;
 
 -- name: put_back_command
 update syncd.command set claimed_by = null

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from syncd import control, sql
-from syncd.control import Destination
+from syncd.control import Destination, Note, no_note
 from syncd.errors import ConfigError, ProviderError
 from syncd.explain import Explained, explain
 from syncd.model import Can
@@ -135,13 +135,21 @@ class Lifted:
 
 
 async def lift(
-    app: App, email: str, list_id: str | None, reason: str, by: str | None = None
+    app: App,
+    email: str,
+    list_id: str | None,
+    reason: str,
+    by: str | None = None,
+    note: Note = no_note,
 ) -> Lifted:
-    """Close the open opt-outs of an address, for all mail or of one list; into `control_log`."""
+    """Close the open opt-outs of an address, for all mail or of one list; into `control_log`.
+
+    note: told of it in the same transaction.
+    """
     before = await explain(app, email)
     tombs = [row["hash"] for row in before.rows.get("syncd.tombstone", [])]
     closed = await control.lift(
-        app.pool, email, list_id, reason, by or who(), before.contacts, tombs
+        app.pool, email, list_id, reason, by or who(), before.contacts, tombs, note
     )
     now = await explain(app, email)
     first = {name: [v.says[0] for v in verdicts] for name, verdicts in now.destinations.items()}

@@ -10,7 +10,8 @@ import structlog
 
 from syncd import control, sql
 from syncd.ask import Lifted
-from syncd.db import Pool, Row
+from syncd.control import Note
+from syncd.db import Connection, Pool, Row
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow
 
@@ -18,7 +19,7 @@ log = structlog.get_logger()
 
 Result = Mapping[str, Any]
 
-Lift = Callable[[str, str | None, str, str], Awaitable[Lifted]]
+Lift = Callable[[str, str | None, str, str, Note], Awaitable[Lifted]]
 """Whose no, of which list (None: all mail), why it does not hold, who says so."""
 
 PATIENCE = 10.0  # seconds that a command waits for a worker which serves its destination
@@ -73,6 +74,8 @@ class Commands:
 
     async def _execute(self, row: Row) -> Result | None:
         """None: it goes on, and is finished later."""
+        if row["noted"] is not None:
+            return await self._finished_before(row)
         names = [] if row["destination"] is None else [row["destination"]]
         found = [d.name for d in await control.destinations(self.pool, names)]
         try:
@@ -83,17 +86,17 @@ class Commands:
             case "sync" | "full" | "backfill" | "scan":
                 return await self._wake(row["kind"], found, row["age"])
             case "retry":
-                return {"due": await control.retry(self.pool, found, _contacts(args))}
+                chosen = _contacts(args)
+                return {"due": await control.retry(self.pool, found, chosen, _noting(row))}
             case "approve":
-                n = await control.approve(
-                    self.pool, _number(args, "plan"), _number(args, "rows"), row["requested_by"]
-                )
-                return {"due": n}
+                plan, rows = _number(args, "plan"), _number(args, "rows")
+                who, note = row["requested_by"], _noting(row)
+                return {"due": await control.approve(self.pool, plan, rows, who, note)}
             case "discard":
-                n = await control.discard(self.pool, _number(args, "plan"), row["requested_by"])
-                return {"dropped": n}
+                plan, who = _number(args, "plan"), row["requested_by"]
+                return {"dropped": await control.discard(self.pool, plan, who, _noting(row))}
             case "lift":
-                return await self._lift(args, row["requested_by"])
+                return await self._lift(args, row)
             case "audit":
                 samples, repair = args.get("sample", 3), args.get("repair", False)
                 if type(samples) is not int or samples < 0 or not isinstance(repair, bool):
@@ -122,14 +125,31 @@ class Commands:
             raise NotServedYet
         return {"started": rung, "not served here": asleep}
 
-    async def _lift(self, args: Mapping[str, Any], who: str) -> Result:
+    async def _finished_before(self, row: Row) -> Result:
+        """Whoever took it has decided and died: that is not done again, only what follows."""
+        if row["kind"] == "approve":
+            await control.release_decided(self.pool)
+        noted: Result = orjson.loads(row["noted"])
+        return noted
+
+    async def _lift(self, args: Mapping[str, Any], row: Row) -> Result:
         for name in ("email", "reason"):
             if not isinstance(args.get(name), str) or not args[name].strip():
                 raise ConfigError(f"lift needs args.{name}: who, and why the no does not hold")
         if not isinstance(args.get("list"), str | None):
             raise ConfigError("args.list must be a list's id, as a text")
-        done = await self.lift(args["email"], args.get("list"), args["reason"], who)
+        who, note = row["requested_by"], _noting(row)
+        done = await self.lift(args["email"], args.get("list"), args["reason"], who, note)
         return {"lifted": len(done.lifted), "tombstones": done.tombstones}
+
+
+def _noting(row: Row) -> Note:
+    """Writes the result of a command in the transaction that carries it out."""
+
+    async def note(connection: Connection, result: Mapping[str, int]) -> None:
+        await connection.execute(sql.app.note_command, row["id"], orjson.dumps(result).decode())
+
+    return note
 
 
 def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:

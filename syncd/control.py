@@ -5,7 +5,7 @@ Never imports a provider: what only an adapter knows (its options' model) is che
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,10 @@ import orjson
 from syncd import sql, vanished
 from syncd.db import Connection, Pool, Row, transact
 from syncd.errors import ConfigError
+
+Note = Callable[[Connection, Mapping[str, int]], Awaitable[object]]
+"""Writes down, in the transaction of a decision, what came of it: whoever dies once they have
+decided have also said so."""
 
 UNREADABLE = "(unreadable)"
 """The one key of `options` that cannot be read as JSON; its value says why."""
@@ -102,7 +106,11 @@ async def held_plans(pool: Pool | Connection, names: Sequence[str] = ()) -> Sequ
     return [HeldPlan(**row) for row in rows]
 
 
-async def approve(pool: Pool, plan_id: int, rows: int, who: str) -> int:
+async def no_note(_: Connection, __: Mapping[str, int]) -> None:
+    """The note of whoever needs none."""
+
+
+async def approve(pool: Pool, plan_id: int, rows: int, who: str, note: Note = no_note) -> int:
     """Release exactly that held plan; returns how many changes are now due.
 
     ConfigError when it is not held, or no longer has that many rows.
@@ -110,9 +118,11 @@ async def approve(pool: Pool, plan_id: int, rows: int, who: str) -> int:
 
     async def work(connection: Connection) -> None:
         await _decide(connection, plan_id, "approved", rows, who)
+        await note(connection, {"due": rows})
 
     await transact(pool, work)
-    return await release_decided(pool)
+    await release_decided(pool)
+    return rows
 
 
 async def release_decided(pool: Pool) -> int:
@@ -124,13 +134,15 @@ async def release_decided(pool: Pool) -> int:
     return released
 
 
-async def discard(pool: Pool, plan_id: int, who: str) -> int:
+async def discard(pool: Pool, plan_id: int, who: str, note: Note = no_note) -> int:
     """Drop a held plan; the next full pass will ask again. Returns how many rows went."""
 
     async def work(connection: Connection) -> int:
         await _decide(connection, plan_id, "discarded", None, who)
         absent = await connection.fetch(sql.absence.discard, plan_id)
-        return len(absent) + int(await connection.fetchval(sql.control.drop_held, plan_id))
+        dropped = len(absent) + int(await connection.fetchval(sql.control.drop_held, plan_id))
+        await note(connection, {"dropped": dropped})
+        return dropped
 
     return await transact(pool, work)
 
@@ -161,6 +173,7 @@ async def lift(
     who: str,
     contact_ids: Sequence[str] = (),
     tombs: Sequence[str] = (),
+    note: Note = no_note,
 ) -> Sequence[int]:
     """Close the open opt-outs of an address (of one list, or all mail); returns their ids.
 
@@ -174,14 +187,24 @@ async def lift(
         )
         if tombs and list_id is None:
             await connection.execute(sql.control.exhume, tombs, f"{who}: {reason}", contact_ids)
+        erased = len(tombs) if list_id is None else 0
+        await note(connection, {"lifted": len(rows), "tombstones": erased})
         return [row["id"] for row in rows]
 
     return await transact(pool, work)
 
 
-async def retry(pool: Pool, names: Sequence[str], contact_ids: Sequence[str] | None) -> int:
+async def retry(
+    pool: Pool, names: Sequence[str], contact_ids: Sequence[str] | None, note: Note = no_note
+) -> int:
     """Make rejected rows (and lists) due again; returns how many."""
     ids = [d.id for d in await destinations(pool, names)]
-    lists = await pool.fetchval(sql.control.retry_lists, ids)
     chosen = None if contact_ids is None else list(contact_ids)
-    return int(lists) + int(await pool.fetchval(sql.control.retry, ids, chosen))
+
+    async def work(connection: Connection) -> int:
+        due = int(await connection.fetchval(sql.control.retry, ids, chosen))
+        due += int(await connection.fetchval(sql.control.retry_lists, ids))
+        await note(connection, {"due": due})
+        return due
+
+    return await transact(pool, work)
