@@ -45,6 +45,7 @@ class Served:
     task: asyncio.Task[None]
     flow: Flow | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    until: float = 0.0  # by the loop's clock: how long it is waited for, once it was told to stop
 
 
 class Service:
@@ -66,9 +67,9 @@ class Service:
         self._told: dict[int, str] = {}  # the last configuration fault logged, by destination
 
     def flows(self) -> Mapping[str, Flow]:
-        """The flows that run, by destination."""
-        found = {s.destination.name: s.flow for s in self.served.values() if s.flow is not None}
-        return {name: flow for name, flow in found.items() if flow is not None}
+        """The flows that run, and go on, by destination."""
+        going = [one for one in self.served.values() if not one.stop.is_set()]
+        return {one.destination.name: one.flow for one in going if one.flow is not None}
 
     async def run(self) -> None:
         async with self.bells, asyncio.TaskGroup() as group:
@@ -112,12 +113,21 @@ class Service:
             made_of = await self._made_of(row, sources)
             served = self.served.get(row.id)
             if served is not None and not served.task.done():
-                if served.made_of == made_of:
+                if served.made_of == made_of and not served.stop.is_set():
                     self._follow(served, row)
                     continue
-                _stop(served)
-                await asyncio.wait([served.task], timeout=self.app.settings.drain_seconds)
+                if self._is_draining(served):
+                    continue
             await self._start(group, row, made_of, rows)
+
+    def _is_draining(self, served: Served) -> bool:
+        """Tell it to stop, and let what is in flight end; meanwhile the other rows are followed."""
+        now = asyncio.get_running_loop().time()
+        if not served.stop.is_set():
+            served.until = now + self.app.settings.drain_seconds
+            served.task.add_done_callback(lambda _: self.changed.set())
+            _stop(served)
+        return now < served.until
 
     async def _made_of(self, row: Destination, sources: Mapping[str, object]) -> object:
         """What the flow depends on; a changed credential lifts a halt."""
@@ -190,6 +200,7 @@ class Service:
                 flow.follow(served.destination)
             self._ring(flow)  # refuses a schedule that is none
             await self._make_up(flow)
+            self.changed.set()  # for commands that waited for it
             await flow.run()
         finally:
             served.flow = None
