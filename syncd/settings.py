@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     """For one HTTP request, from first byte sent to last byte read."""
     poll_seconds: Seconds = 0.2
     """How often work is looked for where no NOTIFY arrives."""
-    control_poll_seconds: Seconds = 1
+    control_poll_seconds: Seconds = 0.5
     """How often control rows (destination, command, secret) are looked at."""
     drain_seconds: Seconds = 30
     """How long SIGTERM waits for what is in flight."""
