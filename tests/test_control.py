@@ -4,7 +4,8 @@ commands that outlive whoever took them, what is kept of all that; names that ar
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,8 @@ import orjson
 import pytest
 import redcappi_service
 import service
-from service import Service, until
+from clusters import fronted
+from service import Process, Service, until
 
 from syncd.db import Pool
 
@@ -24,6 +26,22 @@ async def syncd(cluster: str, template: str) -> AsyncIterator[Service]:
         yield made
 
 
+NOTICING: Mapping[str, Mapping[str, str]] = {
+    "LISTEN alone": {"CONTROL_POLL_SECONDS": "600"},
+    "polling alone": {"LISTEN": "false", "CONTROL_POLL_SECONDS": "0.5"},
+}
+"""The daemon's two ways to hear of a row, each without the other."""
+
+
+@pytest.fixture(params=NOTICING)
+def live(request: pytest.FixtureRequest, syncd: Service) -> Service:
+    """As `syncd`, where rows are noticed in one way only."""
+    if request.param == "LISTEN alone" and fronted(syncd.url) != syncd.url:
+        pytest.skip("a PgBouncer lets no NOTIFY pass")
+    syncd.settings = NOTICING[request.param]
+    return syncd
+
+
 # ── Columns, live ───────────────────────────────────────────────────────────────────────────
 
 
@@ -31,19 +49,23 @@ async def followed(syncd: Service, **columns: Any) -> None:
     """Change the row; the sandbox is what the changed row says, soon."""
     if columns:
         await syncd.set("shop", **columns)
+    began = time.monotonic()
     try:
         await until(lambda: _is_so(syncd), f"{columns} is followed")
     except AssertionError:
         await syncd.same("shop")
         raise
+    took = time.monotonic() - began
+    print(f"{', '.join(columns)}: followed, and sent, {took:.2f} s after COMMIT")
 
 
 async def _is_so(syncd: Service) -> bool:
     return not await syncd.outstanding("shop") and not await syncd.differences("shop")
 
 
-async def test_who_belongs_and_what_becomes_of_who_does_not_are_followed(syncd: Service) -> None:
+async def test_who_belongs_and_what_becomes_of_who_does_not_are_followed(live: Service) -> None:
     """source, lists, everyone, when_gone, guard_percent, guard_floor."""
+    syncd = live
     await syncd.db.execute(
         "create view public.some as select * from syncd.contact where id < 'c00010';"
         "insert into syncd.source (name, contact) values ('some', 'public.some')"
@@ -78,6 +100,7 @@ async def test_who_belongs_and_what_becomes_of_who_does_not_are_followed(syncd: 
     await syncd.db.execute("delete from syncd.contact where id = 'c00040'")
     await until(lambda: "c00040" not in profiles.by_identity, "deleted there")
     await syncd.set("shop", when_gone="keep")
+    assert (await syncd.command("sync", "shop"))[0] == "done"  # the row has been taken up
     await syncd.in_step()
     await syncd.db.execute("delete from syncd.contact where id = 'c00039'")
     await syncd.in_step()
@@ -158,9 +181,10 @@ async def _left(syncd: Service, key: str) -> bool:
     ))  # fmt: skip
 
 
-async def test_options_limits_bells_credential_and_halt_are_followed(syncd: Service) -> None:
+async def test_options_limits_bells_credential_and_halt_are_followed(live: Service) -> None:
     """options, credential, in_flight, per_second, per_day, read_schedule, full_schedule, halted,
     name; what is changed is in control_log, with who, from what and to what."""
+    syncd = live
     box = await syncd.sandbox()
     await syncd.db.execute("update syncd.contact set phone = '15112345678' where id = 'c00001'")
     await syncd.destination("shop", box, guard_floor=1000)
@@ -175,6 +199,7 @@ async def test_options_limits_bells_credential_and_halt_are_followed(syncd: Serv
     await until(lambda: one.get("Phone") == "+4915112345678", "options")
     await syncd.in_step()
     await syncd.set("shop", in_flight=2, per_second=7.5, per_day=1000)
+    assert (await syncd.command("sync", "shop"))[0] == "done"  # the row has been taken up
     await syncd.db.execute("update syncd.contact set city = 'Ur' where id = 'c00001'")
     await until(lambda: _limits(syncd, (7.5, 2, 1000)), "limits")
 
@@ -228,6 +253,29 @@ async def test_a_quota_that_is_raised_is_used_at_once(syncd: Service) -> None:
 
     await syncd.set("shop", per_day=1000)
     await syncd.in_step()
+
+
+async def test_rows_are_followed_while_an_answer_is_waited_for_at_another_destination(
+    syncd: Service,
+) -> None:
+    """A changed row is put together anew once what is in flight has ended: that holds up nobody."""
+    slow = await syncd.sandbox()
+    await syncd.destination("slow", slow, account="SLOW")
+    await syncd.destination("shop", await syncd.sandbox())
+    patient = {"REQUEST_TIMEOUT_SECONDS": "280", "LEASE_SECONDS": "300", "DRAIN_SECONDS": "280"}
+    await syncd.daemon(**patient)
+    await syncd.in_step()
+    slow.set_faults(latency_ms=[270_000, 270_000])
+    seen = slow.state.ledger.requests
+    await syncd.db.execute("update syncd.contact set city = 'Ur' where id = 'c00001'")
+    await until(lambda: slow.state.ledger.requests > seen, "in flight")
+
+    await syncd.set("slow", guard_floor=60, when_gone="keep")
+    await syncd.set("shop", fields='{"Town": "city"}', guard_percent=100)
+    there = syncd.boxes["shop"].state.profiles.all
+    await until(lambda: all(one.properties.get("Town") for one in there), "a new mapping is sent")
+    sent = "select claimed_by from syncd.journal j where j.state = 'sent'"
+    assert await syncd.db.fetchval(sent) is not None, "that answer is still waited for"
 
 
 async def _limits(syncd: Service, said: tuple[object, ...]) -> bool:
@@ -321,6 +369,95 @@ async def _has_ended(syncd: Service, number: int) -> bool:
             "select finished_at is not null from syncd.command where id = $1", number
         )
     )
+
+
+async def test_what_is_decided_by_a_worker_that_dies_before_it_says_so_is_decided_once(
+    syncd: Service,
+) -> None:
+    """approve, discard, retry, lift: killed between the decision and the row's outcome. Whoever
+    takes them over finds what was decided, and what was said later is not touched by it."""
+    box = await syncd.sandbox()
+    await syncd.destination("shop", box, guard_floor=3)
+    await syncd.destination("other", await syncd.sandbox(), account="OTHER", guard_floor=3)
+    await syncd.db.execute("update syncd.contact set email = 'nonsense' where id = 'c00009'")
+    first = await syncd.daemon(**service.MORTAL)
+    await syncd.in_step()
+    box.act("unsubscribe", email="user8@example1.org")
+    await syncd.command("scan", "shop")
+    noes = "select count(*) from syncd.opt_out where lifted_at is null"
+    await until(lambda: syncd.db.fetchval(noes), "the no is read")
+    await syncd.db.execute("delete from syncd.contact where id > 'c00030'")
+    plans = "select p.id from syncd.plan p where p.state = 'held' order by p.destination_id"
+    await until(lambda: _of_length(syncd, plans, 2), "both plans are held")
+    await syncd.in_step()
+    await first.terminated()
+    approved, dropped = [row["id"] for row in await syncd.db.fetch(plans)]
+
+    asked = (
+        ("approve", None, {"plan": approved, "rows": 10}, {"due": 10}),
+        ("discard", None, {"plan": dropped}, {"dropped": 10}),
+        ("retry", "shop", {}, {"due": 1}),
+        ("lift", None, {"email": "user8@example1.org", "reason": "r"},
+         {"lifted": 1, "tombstones": 0}),
+    )  # fmt: skip
+    admin = await _kept_from_saying_so(syncd)
+    daemons = [await syncd.daemon(**service.MORTAL) for _ in asked]
+    numbers = [
+        await syncd.db.fetchval(
+            "insert into syncd.command (kind, destination, args) values ($1, $2, $3) returning id",
+            kind, destination, orjson.dumps(args).decode(),
+        )
+        for kind, destination, args, _ in asked
+    ]  # fmt: skip
+    waiting = "select pid from pg_locks where locktype = 'advisory' and not granted"
+    await until(lambda: _of_length(syncd, waiting, len(asked)), "all decided, none has said so")
+    await _die(syncd, admin, daemons, waiting)
+    await syncd.db.execute(
+        "insert into syncd.opt_out (destination_id, email, kind)"
+        " select id, 'user8@example1.org', 'unsubscribed' from syncd.destination"
+        " where name = 'shop'"
+    )
+    await syncd.daemon(**service.MORTAL)
+    for number, (kind, _, _, result) in zip(numbers, asked, strict=True):
+        await until(functools.partial(_has_ended, syncd, number), f"{kind} is taken over")
+        row = await syncd.db.fetchrow("select * from syncd.command where id = $1", number)
+        assert row is not None
+        assert (row["outcome"], orjson.loads(row["result"])) == ("done", result), kind
+    await syncd.in_step()
+    profiles = box.state.profiles
+    assert sum(map(profiles.mailable, profiles.all)) == 40 - 10 - 1 - 1, "approved, refused, no"
+    others = syncd.boxes["other"].state.profiles
+    assert sum(map(others.mailable, others.all)) == 40 - 1 - 1, "discarded: nobody is taken out"
+    assert await syncd.db.fetchval(noes) == 1, "a no that was said since still stands"
+
+
+async def _of_length(syncd: Service, query: str, n: int) -> bool:
+    return len(await syncd.db.fetch(query)) == n
+
+
+async def _kept_from_saying_so(syncd: Service) -> asyncpg.Connection:
+    """Whoever writes a command's outcome waits for this connection."""
+    admin = await asyncpg.connect(syncd.url, server_settings=service.OURS)
+    syncd.stack.push_async_callback(admin.close)
+    await admin.execute(
+        "select pg_advisory_lock(4711);"
+        "create function public.wait() returns trigger language plpgsql as $$ begin"
+        " perform pg_advisory_xact_lock(4711); return new; end $$;"
+        "create trigger a_test before update on syncd.command for each row"
+        " when (new.outcome is not null) execute function public.wait()"
+    )
+    return admin
+
+
+async def _die(
+    syncd: Service, admin: asyncpg.Connection, daemons: Sequence[Process], waiting: str
+) -> None:
+    """As hosts do that lose their power: nothing of what they had asked for goes on."""
+    for one in daemons:
+        one.kill()
+    await syncd.db.execute(f"select pg_terminate_backend(w.pid) from ({waiting}) w")
+    await until(lambda: _of_length(syncd, waiting, 0), "nobody waits any more")
+    await admin.execute("drop trigger a_test on syncd.command; select pg_advisory_unlock(4711)")
 
 
 async def test_arguments_of_a_wrong_type_are_a_result_and_no_end_of_the_daemon(
