@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -28,6 +28,18 @@ LONGEST = (
     "conformance/test_sakila_converges.py", "test_reading_chaos.py", "fuzz/test_fuzz.py",
 )  # fmt: skip
 """Files that take minutes: begun first, or the last worker would go on alone with one of them."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whatever a test printed or logged itself is looked through as what its processes say is."""
+    report = yield
+    said = "\n".join(text for _, text in report.sections)
+    if report.passed and any(one in said for one in leaks.met):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} printed or logged a secret"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,6 +89,15 @@ def template(cluster: str) -> str:
     return "syncd_template"
 
 
+async def nothing_stored(url: str) -> None:
+    """No secret that any process of this session was given stands in a table of ours, in clear."""
+    connection = await asyncpg.connect(url)
+    try:
+        assert not (found := await leaks.stored(connection, leaks.met)), f"a secret in {found}"
+    finally:
+        await connection.close()
+
+
 @contextlib.asynccontextmanager
 async def fresh_database(cluster: str, template: str) -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
@@ -84,6 +105,7 @@ async def fresh_database(cluster: str, template: str) -> AsyncIterator[str]:
     await admin.execute(f'create database "{name}" template "{template}"')
     try:
         yield named(cluster, name)
+        await nothing_stored(named(cluster, name))
     finally:
         await admin.execute(f'drop database "{name}" with (force)')
         await admin.close()

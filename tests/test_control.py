@@ -393,7 +393,7 @@ async def test_what_is_decided_by_a_worker_that_dies_before_it_says_so_is_decide
     await first.terminated()
     approved, dropped = [row["id"] for row in await syncd.db.fetch(plans)]
 
-    asked = (
+    asked: Sequence[tuple[str, str | None, dict[str, Any], dict[str, int]]] = (
         ("approve", None, {"plan": approved, "rows": 10}, {"due": 10}),
         ("discard", None, {"plan": dropped}, {"dropped": 10}),
         ("retry", "shop", {}, {"due": 1}),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import leaks
 import orjson
 import pytest
 import service
@@ -39,6 +40,7 @@ async def op(syncd: Service, *args: str, stdin: str = "", code: int | None = 0) 
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
     ended = Done(process.returncode or 0, out.decode(), err.decode())
+    leaks.check(ended.out + ended.err, {*leaks.met, *syncd.secrets}, args)
     assert code in (None, ended.code), (args, ended)
     return ended
 

@@ -23,6 +23,7 @@ async def _set(env: dict[str, str], name: str, value: str) -> Done:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(value.encode()), 180)
+    leaks.check((out + err).decode(), leaks.secrets_in({**env, "SYNCD_SECRET_CT": value}), name)
     return Done(process.returncode or 0, out.decode(), err.decode())
 
 
@@ -87,6 +88,7 @@ async def test_what_is_said_and_stored_is_looked_through_for_secrets(
     async with service.served(cluster, template) as shop:
         await shop.db.execute("insert into syncd.command (kind, args) values ('sync', $1)", VALUE)
         assert await leaks.stored(shop.db, secrets) == ["syncd.command"]
+        await shop.db.execute("delete from syncd.command")
 
 
 async def test_without_a_key_nothing_is_kept_and_the_remedy_is_named(database: str) -> None:
