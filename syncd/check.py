@@ -52,6 +52,9 @@ async def check(
         says = str(error) or f"the connection was lost ({type(error).__name__})"
         remedy = "start it, or mend SYNCD_DATABASE_URL (or the PG* variables)"
         yield Finding("database", "error", says, remedy, DatabaseUnreachable.exit_code)
+    except ConfigError as error:
+        for fault in error.faults:
+            yield Finding("database", "error", fault, "mend the address", error.exit_code)
 
 
 def _keys(environ: Mapping[str, str]) -> list[Finding]:

