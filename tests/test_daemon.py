@@ -157,6 +157,9 @@ async def test_every_command_is_obeyed_once_though_two_daemons_watch(syncd: Serv
     await until(lambda: _more(syncd, scans, read), "a scan")
     assert (await syncd.command("full", "shop"))[0] == "done"
     await until(lambda: _more(syncd, runs, full), "a full pass")
+    full = await syncd.db.fetchval(runs)
+    assert (await syncd.command("backfill", "shop"))[0] == "done"
+    await until(lambda: _more(syncd, runs, full), "a full pass, sent to its end")
     assert await syncd.command("retry", "shop") == ("done", {"due": 1})
     await until(lambda: _more(syncd, "select count(*) from syncd.journal where state ="
                               " 'rejected'", 0), "rejected again")  # fmt: skip
@@ -168,7 +171,7 @@ async def test_every_command_is_obeyed_once_though_two_daemons_watch(syncd: Serv
     await syncd.in_step()
     ids = [record["id"] for one in daemons for record in one.told("command")]
     assert sorted(ids) == sorted(set(ids)), "each command once"
-    assert len(ids) == 6
+    assert len(ids) == 7
 
 
 async def _more(syncd: Service, query: str, than: int) -> bool:
