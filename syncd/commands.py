@@ -11,7 +11,7 @@ import structlog
 from syncd import control, sql
 from syncd.ask import Lifted
 from syncd.control import Note
-from syncd.db import Connection, Pool, Row
+from syncd.db import UNREADABLE, Connection, Pool, Row, unreadable
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow
 
@@ -59,6 +59,8 @@ class Commands:
                 return  # another worker may take it; else this one, when its flows have started
             except SyncdError as error:
                 result, outcome = {"error": str(error)}, "failed"
+            except UNREADABLE as error:
+                result, outcome = {"error": str(unreadable(error))}, "failed"
             if result is not None:
                 await self.finish(row["id"], row["kind"], outcome, result)
 

@@ -19,6 +19,7 @@ from weakref import WeakSet
 import asyncpg
 
 from syncd.errors import ConfigError, DatabaseUnreachable
+from syncd.redact import redacted
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -51,6 +52,29 @@ LOST = (
 )
 """What is raised when the connection or the server, not the statement, is at fault: whoever serves
 says it, waits, and tries again."""
+
+
+UNREADABLE = (
+    asyncpg.SyntaxOrAccessError,  # 42: a relation, a column, a function, a right that is gone
+    asyncpg.InvalidSchemaNameError,  # 3F
+    asyncpg.DataError,  # 22: a view that divides by zero
+    asyncpg.FeatureNotSupportedError,  # 0A: a column that is of another type now
+    asyncpg.FDWError,  # HV: a foreign table whose server is away
+    asyncpg.PLPGSQLError,  # P0
+    asyncpg.ExternalRoutineError,  # 38
+)
+"""What is raised where the source is not what it was: its tables and views are others' own."""
+
+
+def unreadable(error: BaseException) -> ConfigError:
+    """What PostgreSQL says of it, as a fault for a person. (It may quote a value: no address.)"""
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    if parts:
+        return ConfigError(*dict.fromkeys(f for one in parts for f in unreadable(one).faults))
+    says = f"PostgreSQL: {redacted(str(error))}"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ConfigError(f"{says}; the rights syncd needs: sql/roles.sql")
+    return ConfigError(f"{says}; `syncd check` says what is wrong with the source")
 
 
 class NotAdmitted(ConnectionError):

@@ -181,6 +181,8 @@ class Service:
                 await self._serve_assembled(served, made)
         except* ConfigError as group:
             await self._misconfigured(served, _all_faults(group))
+        except* db.UNREADABLE as gone:  # a view that was dropped, say: the others go on
+            await self._misconfigured(served, db.unreadable(gone))
         finally:
             for what in ("plan", "read", "full", "scan"):
                 self.bells.silence(f"{row.id}:{what}")
@@ -212,6 +214,7 @@ class Service:
         if self._told.get(row.id) != reason:
             self._told[row.id] = reason
             log.error("destination is misconfigured", destination=row.name, faults=error.faults)
+            await self.app.pool.execute(sql.app.clear_halt, row.id, CONFIGURATION)  # an older one
             await control.halt(self.app.pool, row.id, reason)
         await first_of(served.stop, self.stop, timeout=10.0)
 
@@ -237,6 +240,9 @@ class Service:
             await self.commands.finish(number, "audit", outcome, result)
         except SyncdError as error:
             await self.commands.finish(number, "audit", "failed", {"error": str(error)})
+        except db.UNREADABLE as error:
+            says = {"error": str(db.unreadable(error))}
+            await self.commands.finish(number, "audit", "failed", says)
         except asyncio.CancelledError:
             await self.commands.put_back(number)
             raise
@@ -311,7 +317,8 @@ class Service:
         while not self.stop.is_set():
             await expiries.warn(await self.app.destinations(), datetime.now(UTC).date())
             await tidy(self.app.pool, self.app.settings)
-            with suppress(ConfigError):  # told where it is looked at: `status`, `check`
+            # Told where it is looked at: `status`, `check`.
+            with suppress(ConfigError, *db.UNREADABLE):
                 await oblivion.forget(self.app.pool, Tombstones(self.app.pool, self.app.secrets))
             await first_of(self.stop, timeout=30.0)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -114,7 +116,10 @@ async def test_without_listen_polling_serves(syncd: Service) -> None:
 
 
 async def test_a_missed_full_pass_is_made_up_for_once(syncd: Service) -> None:
-    await syncd.destination("shop", await syncd.sandbox(), full_schedule="1h")
+    """By cron, two hours ago by the clock of a place where it is another time."""
+    there = datetime.now(ZoneInfo("Asia/Kolkata")) - timedelta(hours=2)
+    cron = f"CRON_TZ=Asia/Kolkata {there.minute} {there.hour} * * *"
+    await syncd.destination("shop", await syncd.sandbox(), full_schedule=cron)
     daemon = await syncd.daemon()
     await syncd.in_step()
     await daemon.terminated()
