@@ -133,10 +133,17 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A bulk job runs at the provider; call `resume(receipt, changes)` after `look_after` s."""
+    """A bulk job runs at the provider; call `resume(receipt, changes)` after `look_after` s.
+
+    runs: False: none does, yet; all of this receipt are only to be taken up together. Whoever is to
+    be something else by then is not.
+    doubtful: what was tried before may have been applied.
+    """
 
     receipt: Mapping[str, Any]
     look_after: float
+    runs: bool = True
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
