@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from acme_lists import shop
 from company import add, company
 
@@ -58,11 +60,13 @@ async def test_a_no_of_somebody_who_was_never_sent_is_not_our_own_doing(
         assert not at.mailed("clevertap", "dan@x.test")
 
 
+@pytest.mark.parametrize("mapped", [{}, {"fields": '{"First Name": "first_name"}'}])
 async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
-    database: str, pool: Pool
+    database: str, pool: Pool, mapped: dict[str, Any]
 ) -> None:
-    """An address keeps its mark, whether there is a record of it or not."""
-    async with company(database, pool, ["clevertap"]) as at:
+    """An address keeps its mark, whether there is a record of it or not; and though every value is
+    sent as it is, which is how most of a first fill goes."""
+    async with company(database, pool, ["clevertap"], **mapped) as at:
         await at.backfill()
         for who, make in (("dan", at.settle), ("eve", at.backfill)):  # by a claim; by a window
             email = f"{who}@x.test"
