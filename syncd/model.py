@@ -126,9 +126,13 @@ class Vanished:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Cannot be done until a scan of `scan_of` (a list's source id) has found a remote id."""
+    """Cannot be done until a scan of `scan_of` (a list's source id) has found a remote id.
+
+    doubtful: a part of it has been applied.
+    """
 
     scan_of: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

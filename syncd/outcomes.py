@@ -112,7 +112,8 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
             return Settled(entry, mirror="delete", outcome="vanished", opt_out=told, here=lost)
         case Waits():
             why = f"waits for a scan of list {outcome.scan_of}"
-            return _later(entry, 30.0, why, doubtful=entry.change.doubtful)
+            late = _later(entry, 30.0, why, doubtful=outcome.doubtful or entry.change.doubtful)
+            return late._replace(mirror=_unknown(entry)) if outcome.doubtful else late
         case Started():
             return Settled(
                 entry,

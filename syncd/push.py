@@ -153,7 +153,7 @@ class Push:
                 continue
             pushed.succeeded = True
             if isinstance(answer, Waits):
-                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry)}
+                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry, answer)}
             pushed.results.append(settled(entry, answer))
 
     def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
@@ -255,9 +255,9 @@ class Push:
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
 
-    def _in_doubt(self, entry: Entry) -> Sequence[str]:
+    def _in_doubt(self, entry: Entry, answer: Waits) -> Sequence[str]:
         """Doubt ends for all lists at once: so all are scanned."""
-        return self._to_scan(entry) if entry.change.doubtful else ()
+        return self._to_scan(entry) if answer.doubtful or entry.change.doubtful else ()
 
     def _to_scan(self, entry: Entry) -> Sequence[str]:
         """Where a record that a lost request left may be."""

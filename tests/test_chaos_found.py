@@ -79,6 +79,24 @@ async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
         at.boxes["clevertap"].state.writes.resubscribed.clear()  # these were allowed
 
 
+async def test_a_no_after_consent_that_was_not_conveyed_yet_is_the_persons_own(
+    database: str, pool: Pool
+) -> None:
+    """Ann is silent there by the source's word; she consents, and before that is conveyed says no
+    by a link in a mail. It was taken for an echo of our own silence."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        await pool.execute(
+            "update syncd.contact set subscribed = true, consented_at = now() where id = 'ann'"
+        )
+        at.boxes["clevertap"].act("unsubscribe", email=ANN)
+        await at.settle()
+        assert not at.mailed("clevertap", ANN)
+        assert await pool.fetchval("select kind from syncd.opt_out where contact_id = 'ann'")
+
+
 async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profiles_are_adopted(
     database: str, pool: Pool
 ) -> None:
@@ -276,6 +294,37 @@ async def test_a_lost_create_of_somebody_known_as_absent_is_taken_back_before_an
             await flow.pump(until_empty=True)
         assert not at.mailed("constantcontact", ANN)
         assert at.mailed("constantcontact", "t@x.test")
+
+
+async def test_who_is_half_done_and_waits_for_a_scan_is_scanned_for(
+    database: str, pool: Pool
+) -> None:
+    """Ann was found in one list, and has an id of before in another: her change was applied in the
+    one, again and again, while nobody asked for a scan of the other."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+        await at.backfill()
+        await at.scan()
+        box = at.boxes["redcappi"]
+        number = int(await pool.fetchval(
+            "select remote_id from syncd.list_mirror where list_id = 'vip'"
+        ))  # fmt: skip
+        box.act("delete", email=ANN, list=number)
+        box.act("add", email=ANN, list=number)
+        await pool.execute(
+            "update syncd.mirror set state = 'adopted', digest = null, lists = '{news}',"
+            " remote = jsonb_set(remote, array['ids', $1], '\"999\"') where contact_id = 'ann'",
+            str(number),
+        )
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful,"
+            " email, sent_lists) select destination_id, 'ann', 'upsert', 1, 'due', true, email,"
+            " '{news,vip}' from syncd.mirror where contact_id = 'ann'"
+        )
+        await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+        await at.backfill()
+        people = box.snapshot()["profiles"].values()
+        assert {one["fields"]["first_name"] for one in people if one["email"] == ANN} == {"B"}
 
 
 async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
