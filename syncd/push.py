@@ -13,10 +13,12 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from syncd.claim import Claim
+from syncd.db import array_literal
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, Settled, array_literal
+from syncd.journal import Journal
 from syncd.model import (
     APPLIED,
     Absent,
@@ -32,6 +34,7 @@ from syncd.model import (
     Waits,
 )
 from syncd.outcomes import halve, located, postponed, settled, unsent
+from syncd.settlement import Settled
 
 T = TypeVar("T")
 
@@ -150,7 +153,7 @@ class Push:
                 continue
             pushed.succeeded = True
             if isinstance(answer, Waits):
-                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry)}
+                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry, answer)}
             pushed.results.append(settled(entry, answer))
 
     def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
@@ -252,9 +255,9 @@ class Push:
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
 
-    def _in_doubt(self, entry: Entry) -> Sequence[str]:
+    def _in_doubt(self, entry: Entry, answer: Waits) -> Sequence[str]:
         """Doubt ends for all lists at once: so all are scanned."""
-        return self._to_scan(entry) if entry.change.doubtful else ()
+        return self._to_scan(entry) if answer.doubtful or entry.change.doubtful else ()
 
     def _to_scan(self, entry: Entry) -> Sequence[str]:
         """Where a record that a lost request left may be."""
