@@ -55,7 +55,7 @@ async def stored(db: asyncpg.Connection, secrets: Collection[str]) -> list[str]:
         return []
     tables = await db.fetch(
         "select c.oid::regclass::text as name from pg_class c"
-        " where c.relnamespace = 'syncd'::regnamespace and c.relkind = 'r'"
+        " where c.relnamespace = to_regnamespace('syncd') and c.relkind = 'r'"
         " and pg_relation_size(c.oid) > 0"
     )
     found = []
