@@ -327,6 +327,40 @@ async def test_who_is_half_done_and_waits_for_a_scan_is_scanned_for(
         assert {one["fields"]["first_name"] for one in people if one["email"] == ANN} == {"B"}
 
 
+async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
+    database: str, pool: Pool
+) -> None:
+    """Ann's move was lost half-way, found by a look, and failed again; then she moved on. What was
+    found had taken the place of the record that she was still to leave."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+
+            async def moves(email: str) -> None:
+                await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
+                await flow.look()
+                await pool.execute("update syncd.journal set due_at = now()")
+
+            async def fails(method: str, kind: Kind, path: str) -> None:
+                box.next_fault(kind, method=method, path=f"/ws/customers/syncd_sandbox{path}")
+                claim = await flow.journal.claim(10, flow.rules)
+                await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+
+            await moves("t@x.test")
+            await fails("POST", "cut_after", "/contacts")
+            people = box.snapshot()["profiles"]
+            number = next(key for key, one in people.items() if one["email"] == "t@x.test")
+            await pool.execute("update syncd.journal set due_at = now()")
+            await fails("GET", "error", f"/contacts/{number}")
+            await moves("u@x.test")
+            await flow.pump(until_empty=True)
+        assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
+            BOB, "cyd@x.test", "u@x.test",
+        ]  # fmt: skip
+
+
 async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
     pool: Pool,
 ) -> None:
