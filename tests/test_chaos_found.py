@@ -361,6 +361,32 @@ async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["clevertap", "constantcontact", "copernica"])
+async def test_a_no_that_is_heard_while_an_address_changes_is_said_at_the_new_one(
+    database: str, pool: Pool, name: str
+) -> None:
+    """Ann said no at her address of before; it was noted while the new one was on its way, and
+    taken for said there, where she was mailed."""
+    async with company(database, pool, [name]) as at:
+        await at.backfill()
+        async with at.flows(name) as flows:
+            flow = flows[name]
+            await pool.execute("update syncd.contact set email = 't@x.test' where id = 'ann'")
+            await flow.look()
+            claim = await flow.journal.claim(10, flow.rules)
+            at.boxes[name].act("unsubscribe", email=ANN)
+            pushed = await flow.push.attempt(claim)
+            await flow.read()
+            await flow.journal.settle(claim, pushed.results)
+            await flow.look()
+            await flow.pump(until_empty=True)
+        await at.settle()
+        assert not at.mailed(name, ANN)
+        assert not at.mailed(name, "t@x.test")
+        if name == "clevertap":  # the stand-in notes what could not be known yet
+            at.boxes[name].state.writes.resubscribed.clear()
+
+
 async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
     pool: Pool,
 ) -> None:
