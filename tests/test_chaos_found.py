@@ -400,7 +400,9 @@ async def test_who_may_have_a_record_gets_nobody_elses_before_it_is_looked_for(
         await at.backfill()
         async with at.flows("redcappi") as flows:
             flow = flows["redcappi"]
-            await pool.execute("insert into syncd.membership values ('news', 'ann'), ('vip', 'ann')")
+            await pool.execute(
+                "insert into syncd.membership values ('news', 'ann'), ('vip', 'ann')"
+            )
             await flow.look()
             at.boxes["redcappi"].next_fault("cut_after", method="POST")
             claim = await flow.journal.claim(10, flow.rules)
