@@ -262,8 +262,11 @@ on conflict (destination_id, contact_id) do update
 
 -- name: off_meanwhile
 -- Which of these were noted as off while a change was in flight that said nothing of mail, and at
--- which address.
-select contact_id, email from syncd.mirror
+-- which address; at one that was exchanged, and not sent since, nothing is off yet.
+select contact_id,
+       case when digest is distinct from '00000000-0000-0000-0000-000000000000'::uuid
+            then email end as email
+  from syncd.mirror
  where destination_id = $1::int and contact_id = any($2::text[]) and not subscribed
  order by contact_id
    for no key update;

@@ -269,7 +269,7 @@ def _says_nothing_of_mail(one: Settled) -> bool:
     return known and on and not change.resubscribe and isinstance(one.mirror, MirrorRow)
 
 
-def _refused(row: MirrorRow, at: str) -> MirrorRow:
+def _refused(row: MirrorRow, at: str | None) -> MirrorRow:
     """A no was noted meanwhile, *at* that address: at another one nothing is off yet."""
     return row._replace(digest=None, subscribed=row.email != at)
 
