@@ -104,7 +104,7 @@ update syncd.scan s
    and s.list_key <> ''
    and not exists (select 1 from syncd.list_mirror k
                     where k.destination_id = $1::int and k.list_id = s.list_key
-                      and k.remote_id is not null)
+                      and k.remote_id is not null and k.state <> 'asks')
 returning s.id;
 
 -- name: begin
@@ -454,7 +454,7 @@ with latest as materialized (
      where (w.list_key <> '' and not exists (  -- nobody is in a list that is not there
                select 1 from syncd.list_mirror k
                 where k.destination_id = $1::int and k.list_id = w.list_key
-                  and k.remote_id is not null))
+                  and k.remote_id is not null and k.state <> 'asks'))
         or exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = w.list_key
                       and s.contact_id = r.contact_id and s.scan_id = l.id)
