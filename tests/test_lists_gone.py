@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import service
+from cmdline import environment
 from cmdline import syncd as command
 from company import Company, company
 from service import Service, until
@@ -140,10 +141,10 @@ async def test_a_daemon_asks_tells_status_and_makes_it_again_when_told_to(
 
         await made.db.execute("update syncd.contact set first_name = 'B' where id = 'bob'")
         await until(lambda: _first_name(box, "bob@x.test") == "B", "bob's change goes on")
-        told = await command("status", env={**made.environ, "SYNCD_DATABASE_URL": made.url})
+        told = await command("status", env=environment(made.url, **made.environ))
         assert told.code == 1
         assert "1 list refused or in question" in told.out
-        listed = await command("rejected", env={**made.environ, "SYNCD_DATABASE_URL": made.url})
+        listed = await command("rejected", env=environment(made.url, **made.environ))
         assert "list vip 'VIP club'  asks: it is not there any more" in listed.out
         assert _lists(box) == {"Newsletter": {"ann@x.test", "bob@x.test"}}
         assert not await made.db.fetchval("select count(*) from syncd.opt_out")
