@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 from company import Company, add, company
 
+from syncd import control
 from syncd.db import Pool
 from syncd.model import Can, Traits
 from syncd.providers import provider
@@ -337,3 +338,20 @@ async def test_a_no_at_one_destination_is_obeyed_at_the_second_of_the_source(
         vanished = [row[0] for row in kinds] == ["vanished"]  # nobody can tell why: see the README
         assert at.mailed(other, ANN) == vanished
         assert at.mailed(other, BOB)
+
+
+async def test_a_no_that_a_person_lifts_is_over_also_for_who_is_new_there(
+    database: str, pool: Pool, name: str
+) -> None:
+    """Ann said no there, left the source, and is back under another id: a provider may have kept
+    the no with the address. Where that is final, newer consent would not help either."""
+    async with company(database, pool, [name], options=KNOWS, when_gone="delete") as at:
+        await at.backfill()
+        await says_no(at, name)
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        assert await control.lift(pool, ANN, None, "signed the form again", "test")
+        await add(pool, "ann2", ANN)
+        await at.backfill(quiet=False)
+        assert at.mailed(name, ANN) == bool(traits(name).can & Can.RESUBSCRIBE)
+        resubscribed(at, name).clear()  # a person said so
