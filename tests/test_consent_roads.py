@@ -187,6 +187,10 @@ async def test_who_left_one_list_there_is_not_put_into_it_again(
         remote = {row["list_id"]: row["remote_id"] for row in rows}
         leaves_list(at, name, ANN, remote["vip"])
         assert not is_in(at, name, ANN, remote["vip"])
+        if change in roads:  # before any reading has told of it
+            await change(at, name)
+            assert not is_in(at, name, ANN, remote["vip"])
+            await pool.execute("update syncd.contact set first_name = 'A'")
         await at.scan(name)
         for road in roads:
             await road(at, name)
