@@ -131,7 +131,9 @@ select exists (select 1 from syncd.erasure where finished_at is null);
 
 -- name: ready
 -- Of which every destination was told, and has been read back as far as can be; `is_over`: nowhere
--- anything is waited for. What is in flight under one of the ids or addresses ends first.
+-- anything is waited for. What is in flight under one of the ids or addresses ends first; so does
+-- the move of another contact whose record is, or after a lost try may be, there under one of them:
+-- forgotten now, that record would stay.
 select r.id, r.purged_at is not null as is_purged,
        not exists (select 1 from jsonb_each(r.proof) p where p.value ? 'waiting_until') as is_over
   from syncd.erasure r
@@ -149,6 +151,18 @@ select r.id, r.purged_at is not null as is_purged,
          join syncd.journal j on j.state = 'sent'
                              and (j.contact_id = e.contact_id or j.email = e.email
                                   or j.holds = e.email or j.contact_id = 'erasure ' || e.id)
+        where e.erasure_id = r.id)
+   and not exists (
+       select 1
+         from syncd.erasing e
+         join syncd.mirror m on m.email = e.email and m.state in ('here', 'adopted')
+         join syncd.journal j on j.destination_id = m.destination_id
+                             and j.contact_id = m.contact_id and j.state in ('due', 'held')
+        where e.erasure_id = r.id)
+   and not exists (
+       select 1
+         from syncd.erasing e
+         join syncd.journal j on j.email = e.email and j.doubtful and j.state in ('due', 'held')
         where e.erasure_id = r.id)
    and not exists (
        select 1

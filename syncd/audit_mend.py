@@ -16,9 +16,8 @@ import orjson
 from syncd import sql
 from syncd.absence import Absence
 from syncd.audit_verdict import Scope, Verdict
-from syncd.db import Connection, Pool, transact
+from syncd.db import Connection, Pool, array_literal, transact
 from syncd.flow import Flow
-from syncd.journal import array_literal
 from syncd.model import Can, Notice
 
 BLOCK = 1000

@@ -18,10 +18,9 @@ import structlog
 
 from syncd import sql
 from syncd.bells import first_of
-from syncd.db import Pool
+from syncd.db import Pool, array_literal
 from syncd.desired import Desired
 from syncd.errors import Fenced, Indivisible, ProviderError, Transient, Unintelligible
-from syncd.journal import array_literal
 from syncd.model import Can, Change, Page, Person, Seen, Started, Verb
 from syncd.outcomes import backoff
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from syncd.journal import Settled
 from syncd.outcomes import backoff
+from syncd.settlement import Settled
 
 TRIPS_AFTER = 3  # failed requests in a row
 

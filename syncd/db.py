@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -302,3 +303,16 @@ async def _transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], begi
             raise
         await connection.execute("commit")
         return result
+
+
+def array_literal(items: Sequence[str]) -> str:
+    """A text[] as PostgreSQL reads it from text."""
+    if not items:
+        return "{}"
+    return "{" + ",".join(map(_quoted, items)) + "}"
+
+
+@lru_cache(maxsize=65_536)
+def _quoted(item: str) -> str:
+    escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

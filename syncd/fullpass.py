@@ -25,8 +25,9 @@ from syncd.control import release_decided
 from syncd.db import Connection, Row, transact
 from syncd.decide import Rules
 from syncd.fresh import Fresh
-from syncd.journal import Journal, reap
+from syncd.journal import Journal
 from syncd.model import Can
+from syncd.orphans import reap
 from syncd.plan import Planner, castable
 from syncd.push import Pushed
 from syncd.window import Windows

@@ -179,8 +179,8 @@ class _Lane:
     def accept(self, row: Any, sent: float, keep: float) -> None:
         """Take over what a draw gave: to be used after its return, by a clock begun before it."""
         if row["permits"]:
-            if self.used:
-                self.stretch = max(1.0, self.stretch * 0.9)
+            if self.used:  # soon again: what is longer is paid for, by everybody in the scope
+                self.stretch = max(1.0, self.stretch * 0.7)
             self.permits, self.used, self.spilt = row["permits"], 0, False
             self.opens = time.monotonic() + row["wait"]
             self.closes = sent + row["wait"] + keep

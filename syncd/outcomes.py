@@ -12,9 +12,9 @@ from typing import Literal
 import orjson
 
 from syncd.classify import HELD
+from syncd.db import array_literal
 from syncd.decide import Entry
 from syncd.errors import ProviderError
-from syncd.journal import MirrorRow, Settled, array_literal
 from syncd.model import (
     Absent,
     Applied,
@@ -27,6 +27,7 @@ from syncd.model import (
     Verb,
     Waits,
 )
+from syncd.settlement import MirrorRow, Settled
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 900.0  # seconds
 UNSENT_WAIT = 5.0  # seconds, at most: another host may reach the provider; a breaker keeps this one

@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 
 from syncd import sql
-from syncd.db import Connection, Pool, Row, transact
+from syncd.db import Connection, Pool, Row, array_literal, transact
 from syncd.desired import Desired
 from syncd.errors import Fenced
-from syncd.journal import array_literal
 from syncd.matching import Known, Matched, Matcher, Mirrored, Tried, address
 from syncd.model import Page, Seen
 from syncd.tombstone import Tombstones

@@ -13,10 +13,12 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from syncd.claim import Claim
+from syncd.db import array_literal
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, Settled, array_literal
+from syncd.journal import Journal
 from syncd.model import (
     APPLIED,
     Absent,
@@ -32,6 +34,7 @@ from syncd.model import (
     Waits,
 )
 from syncd.outcomes import halve, located, postponed, settled, unsent
+from syncd.settlement import Settled
 
 T = TypeVar("T")
 

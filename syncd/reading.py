@@ -16,11 +16,11 @@ import orjson
 import structlog
 
 from syncd import meter, sql
+from syncd.claim import claim_turn
 from syncd.db import Connection, Pool, Row, transact
 from syncd.drain import Drain
 from syncd.ending import Ending
 from syncd.errors import Fenced, ProviderError
-from syncd.journal import claim_turn
 from syncd.lists import Lists
 from syncd.matching import Matcher
 from syncd.model import Can, Notice

@@ -16,18 +16,20 @@ import structlog
 
 from syncd import sql
 from syncd.bells import Bells, first_of
+from syncd.claim import Claim
 from syncd.condition import Condition
 from syncd.db import Row
 from syncd.decide import Rules
 from syncd.errors import Ambiguous, Fenced, ProviderError
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, MirrorRow, Settled
+from syncd.journal import Journal
 from syncd.lists import Lists
 from syncd.model import Can
 from syncd.observer import NOBODY, Observer, Pulse
 from syncd.outcomes import postponed, unsent
 from syncd.push import Push, Pushed
 from syncd.reading import Reading
+from syncd.settlement import MirrorRow, Settled
 
 log = structlog.get_logger()
 

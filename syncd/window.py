@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import asyncpg
 
 from syncd import sql
+from syncd.claim import Claim, claim_turn
 from syncd.db import Connection, Pool, Row, transact
 from syncd.errors import Fenced
 from syncd.fresh import Fresh
-from syncd.journal import Claim, Journal, Settled, claim_turn
+from syncd.journal import Journal
 from syncd.model import APPLIED
 from syncd.outcomes import settled
 from syncd.push import Pushed
+from syncd.settlement import Settled
 
 
 class Unstaged(Exception):

@@ -19,7 +19,7 @@ import syncd
 from syncd import sql
 from syncd.db import LOST, Pool, drop
 from syncd.errors import Fenced
-from syncd.journal import leave, reap
+from syncd.orphans import leave, reap
 
 log = structlog.get_logger()
 

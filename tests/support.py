@@ -13,6 +13,7 @@ from acme import Acme, AcmeKey
 
 from syncd import control
 from syncd.assemble import desired_of
+from syncd.claim import Claim
 from syncd.control import Destination
 from syncd.db import Connection, Pool
 from syncd.decide import Rules
@@ -21,9 +22,10 @@ from syncd.erasure import Erasures
 from syncd.flow import Flow
 from syncd.fresh import Fresh
 from syncd.fullpass import Counts, FullPass
-from syncd.journal import Claim, Journal, reap
+from syncd.journal import Journal
 from syncd.lists import Lists
 from syncd.model import Can, Key
+from syncd.orphans import reap
 from syncd.plan import Bounds, Passed, Planner
 from syncd.providers import Options, Provider
 from syncd.push import Push, Pushed

@@ -306,6 +306,34 @@ async def test_an_address_that_was_only_found_names_nobody_else(database: str, p
         assert not at.mailed("copernica", "bob@x.test")
 
 
+async def test_whoever_has_left_an_erased_address_takes_her_record_along(
+    database: str, pool: Pool
+) -> None:
+    """Forgotten while her change of address still waits, her old record would stay for ever."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await at.backfill()
+        await pool.execute("""
+            with held as (
+                insert into syncd.plan (destination_id, kind, state, reason)
+                select id, 'change', 'held', 'many' from syncd.destination
+                returning id, destination_id
+            )
+            insert into syncd.journal (destination_id, contact_id, wish, lane, state, plan_id)
+            select destination_id, 'cyd', 'upsert', 1, 'held', id from held""")
+        await pool.execute("update syncd.contact set email = 'new@x.test' where id = 'cyd'")
+        await pool.execute("insert into syncd.erasure (email) values ('cyd@x.test')")
+        await at.backfill(quiet=False)
+        await visible(at)
+        assert await pool.fetchval("select purged_at from syncd.erasure") is None
+        await pool.execute("update syncd.journal set state = 'due', plan_id = null")
+        await pool.execute("delete from syncd.plan")
+        await at.backfill()
+        await visible(at)
+        assert await pool.fetchval("select finished_at from syncd.erasure") is not None
+        assert not at.mailed("redcappi", "cyd@x.test")
+        assert at.mailed("redcappi", "new@x.test")
+
+
 # ── The request ─────────────────────────────────────────────────────────────────────────────
 
 

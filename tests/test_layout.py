@@ -92,8 +92,8 @@ def test_an_adapter_reaches_neither_database_nor_journal_nor_another_provider(pa
     )
 
 
-CORE = ["journal", "plan", "control", "addresses", "classify", "compare", "decide", "desired",
-        "fullpass", "outcomes", "source"]  # fmt: skip
+CORE = ["journal", "claim", "settlement", "orphans", "window", "plan", "control", "addresses",
+        "classify", "compare", "decide", "desired", "fullpass", "outcomes", "source"]  # fmt: skip
 
 
 @pytest.mark.parametrize("module", CORE)

@@ -565,6 +565,22 @@ async def test_a_database_slower_than_a_permit_lasts_stops_nobody(pool: db.Pool)
     assert burst(times, 50) <= allowed(50)
 
 
+async def test_a_slow_moment_of_the_database_is_soon_made_up_for(pool: db.Pool) -> None:
+    """Permits that last longer are paid for by everybody: a stall must not slow a fleet for
+    minutes."""
+    delay = 0.1
+    slow = Counting(pool, lambda: delay)
+    meters = Meters(slow, "scope", {"m": Meter(50)}, "mine", 5.0)
+    await spend_one(meters)
+    (lane,) = meters._lanes.values()
+    stretched = lane.stretch
+    delay = 0.0
+    for _ in range(15):
+        await spend_one(meters)
+    assert stretched >= 16
+    assert lane.stretch <= 2
+
+
 async def test_the_fence_is_asked_last_and_a_fenced_permit_holds_nothing(pool: db.Pool) -> None:
     def fence() -> None:
         raise Fenced("too old")

@@ -29,17 +29,20 @@ from model import Contact, Fate, Provider, Source, Wanted
 from syncd import control, outcomes
 from syncd import source as sources
 from syncd.addresses import Claimant, Holder, exchanges, sharers
+from syncd.claim import Claim
 from syncd.classify import FRESH_LANE, HELD, Planned, classify
 from syncd.compare import Compare
-from syncd.db import Pool
+from syncd.db import Pool, array_literal
 from syncd.decide import Drop, Entry, Refuse, Release, Rules, decide
 from syncd.desired import Desired, mapping
 from syncd.fresh import Fresh
 from syncd.fullpass import FullPass
-from syncd.journal import Claim, Journal, Settled, array_literal, reap
+from syncd.journal import Journal
 from syncd.model import Verb
+from syncd.orphans import reap
 from syncd.plan import Planner
 from syncd.push import Push, Pushed
+from syncd.settlement import Settled
 
 T = TypeVar("T")
 

@@ -14,11 +14,12 @@ import asyncpg
 
 from syncd import outcomes
 from syncd.assemble import Assembled
+from syncd.claim import Claim
 from syncd.db import Pool
 from syncd.errors import Fenced
 from syncd.flow import Flow
 from syncd.fullpass import FullPass
-from syncd.journal import Claim, Journal
+from syncd.journal import Journal
 from syncd.push import Push, Pushed
 from syncd.worker import Worker
 

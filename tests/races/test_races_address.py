@@ -12,8 +12,8 @@ from support import World, blocked, gone, holding, many, move, put, rename, worl
 from syncd.addresses import Claimant, Holder, exchanges, sharers
 from syncd.db import Pool
 from syncd.fullpass import FullPass
-from syncd.journal import reap
 from syncd.model import Can, Key
+from syncd.orphans import reap
 
 KEYS: list[Key] = ["ours", "address", "remote id"]
 every_key = pytest.mark.parametrize("key", KEYS)

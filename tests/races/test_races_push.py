@@ -9,8 +9,8 @@ from support import Hand, World, blocked, gone, holding, many, put, rename, worl
 
 from syncd.db import Pool
 from syncd.errors import Fenced
-from syncd.journal import reap
 from syncd.model import Applied, Can, Key
+from syncd.orphans import reap
 from syncd.outcomes import settled
 
 FIND = Can.FIND
