@@ -231,7 +231,6 @@ class Reading:
         """It is gone on with later, unless the list is not there any more."""
         if scan.list_key and error.status is not None and not await self._is_there(scan):
             await self.pool.execute(sql.reading.fail, scan.id, "the list is not there any more")
-            await self._ending.answer()
             return
         raise error
 
