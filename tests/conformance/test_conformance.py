@@ -6,7 +6,7 @@ each way that its stand names; see `stands`. The core is there in small: `core`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -705,6 +705,40 @@ async def test_a_scan_tells_lists_and_status_as_they_are(here: Here, core: Core)
     no = told.get("p3@x.example.org", Told()).statuses
     assert True not in no
     assert Can.OPT_OUT in here.can or not no or False in no
+
+
+async def read_back(here: Here, changes: Sequence[Change]) -> list[Seen | None]:
+    """As an audit does: one by one where that can be, else by a scan."""
+    if Can.WHOLE in here.can:
+        return list(await here.adapter.read_whole(changes))
+    met = {(one.email or "").lower(): one
+           async for page in here.adapter.scan(None, None) for one in page.records}  # fmt: skip
+    people = [one.want for one in changes]
+    return [None if one is None else met.get(one.email.lower()) for one in people]
+
+
+async def test_what_is_read_back_is_what_was_sent_and_a_difference_is_seen(
+    here: Here, core: Core
+) -> None:
+    """What a provider makes of a text is no difference, or it would be mended for ever."""
+    if not here.can & Can.COMPARE:
+        pytest.skip("fields cannot be read back there")
+    people = {f"c{n}": here.person(n, text=text) for n, text in enumerate(TEXTS)}
+    await core.put(people)
+    asked = [core.change(key, one) for key, one in people.items()]
+    asked.insert(1, core.change("nobody", here.person(999)))
+    told = await read_back(here, asked)
+    assert [one is None for one in told] == [n == 1 for n in range(len(asked))]
+    compare = await here.adapter.comparer()
+    for change, one in zip(asked, told, strict=True):
+        if one is None:
+            continue
+        assert change.want is not None
+        assert one.contact_id in (None, change.contact_id)
+        assert one.fields is not None
+        assert compare(change.want, one.fields) == {}
+        other = change.want._replace(fields={here.stand.text_field: "Another"})
+        assert list(compare(other, one.fields)) == [here.stand.text_field]
 
 
 async def test_a_look_up_tells_the_lists_where_it_says_any(here: Here, core: Core) -> None:

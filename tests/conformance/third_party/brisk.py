@@ -21,6 +21,8 @@ from syncd.errors import ProviderError
 from syncd.model import (
     Can,
     Change,
+    Comparer,
+    Differences,
     Finding,
     Found,
     Meter,
@@ -41,7 +43,7 @@ FAULTS: Mapping[Mishap, Any] = {
 ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.\w+")
 
 
-READS = Can.SCAN | Can.LISTS
+READS = Can.SCAN | Can.LISTS | Can.COMPARE
 
 
 class BriskKey(Credential):
@@ -68,6 +70,7 @@ class Brisk(Adapter):
         can=Can.REPEAT | Can.FIND | Can.OPT_OUT | Can.RESUBSCRIBE | Can.ERASE | READS,
         default_fields={"first": "first_name"},
         scans="account",
+        whole_pages=True,
     )
 
     @classmethod
@@ -126,6 +129,9 @@ class Brisk(Adapter):
         rows = _read(await self._wire.send(Request("GET", "/records")))
         return [Seen(**row) for row in rows]
 
+    async def comparer(self) -> Comparer:
+        return unlike
+
     async def scan(
         self,
         list_id: str | None,
@@ -166,6 +172,13 @@ def tidied(want: Person | None) -> Person | None:
     return want._replace(fields=texts)
 
 
+def unlike(person: Person, told: Mapping[str, Any]) -> Differences:
+    wanted = tidied(person)
+    assert wanted is not None
+    pairs = {name: (value, told.get(name)) for name, value in wanted.fields.items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 class Server(Acme):
     """Takes one key; tells of lists, and of everybody."""
 
@@ -180,7 +193,7 @@ class Server(Acme):
         self.requests.append((request.path, 0))
         return web.json_response([
             {"remote_id": one.id, "email": one.email, "contact_id": one.owner,
-             "subscribed": one.subscribed, "lists": sorted(one.lists)}
+             "subscribed": one.subscribed, "lists": sorted(one.lists), "fields": one.fields}
             for one in self.records.values()
         ])  # fmt: skip
 
@@ -417,6 +430,28 @@ class Cheerful(Brisk):
         return [replace(one, subscribed=True) for one in await super()._records()]
 
 
+class ToTheLetter(Brisk):
+    """Takes what is tidied away for a difference."""
+
+    name = "totheletter"
+
+    async def comparer(self) -> Comparer:
+        return lambda person, told: {
+            name: (value, told.get(name))
+            for name, value in person.fields.items()
+            if value != told.get(name)
+        }
+
+
+class Trusting(Brisk):
+    """Sees no difference."""
+
+    name = "trusting"
+
+    async def comparer(self) -> Comparer:
+        return lambda _person, _told: {}
+
+
 class Clinging(Brisk):
     """Puts everybody into all their lists with every change."""
 
@@ -442,6 +477,8 @@ BROKEN = {
     Mute: "a_look_up_tells_the_lists",
     Listless: "a_scan_tells_lists_and_status",
     Cheerful: "a_scan_tells_lists_and_status",
+    ToTheLetter: "what_is_read_back",
+    Trusting: "what_is_read_back",
     Clinging: "who_left_one_list_there",
 }
 """Which test of the suite must find it out."""
