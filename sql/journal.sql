@@ -34,6 +34,13 @@ update syncd.journal j set email = u.email
  where j.destination_id = $1::int and j.contact_id = u.contact_id and j.claim = $2::bigint
    and j.state = 'sent';
 
+-- name: part
+-- Out of what was put off together, to be claimed by themselves, with an intent of their own.
+update syncd.journal j
+   set state = 'due', claimed_by = null, again = false, receipt = null, due_at = now(),
+       doubtful = j.doubtful or $3::boolean
+ where j.destination_id = $1::int and j.contact_id = any($2::text[]);
+
 -- name: drop
 delete from syncd.journal where destination_id = $1::int and contact_id = any($2::text[]);
 

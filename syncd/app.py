@@ -182,7 +182,7 @@ async def _serve_through_outages(app: App, leave: asyncio.Event, health: Health)
         except* (*db.LOST, Fenced, DatabaseUnreachable) as group:
             health.enter("waiting for the database")
             outage.begin(_first(group), lasted=time.monotonic() - began)
-            await app.pool.expire_connections()  # to a server that was demoted, they would last
+            db.drop(app.pool)  # to a server that was demoted, connections would last
             await first_of(leave, timeout=backoff(min(outage.failures, 3)))
 
 

@@ -29,6 +29,7 @@ from syncd.model import Can, Verb
 from syncd.plan import castable
 from syncd.tombstone import Buried, Tombstones
 
+PUT_OFF = "put off"  # in a receipt: no job runs; 'unsent', or 'in doubt'
 GOES_ON = 60.0  # seconds that a scan may stand still, and keep those in its list from being sent
 
 
@@ -92,7 +93,13 @@ class Claims:
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
             claim.receipt = orjson.loads(first["receipt"])
-        decisions: Sequence[Decision] = [decide(r, taken[r["contact_id"]], rules) for r in rows]
+        late = _changed(rows, taken) if PUT_OFF in (claim.receipt or {}) else set()
+        if late:
+            doubtful = (claim.receipt or {})[PUT_OFF] == "in doubt"
+            await connection.execute(sql.journal.part, self.destination_id, sorted(late), doubtful)
+        decisions: Sequence[Decision] = [
+            decide(r, taken[r["contact_id"]], rules) for r in rows if r["contact_id"] not in late
+        ]
         if rows and rows[0]["buries"]:
             decisions = await self._without_erased(connection, decisions)
         if claim.receipt is None and rules.traits.can & Can.SCAN:
@@ -166,6 +173,14 @@ class Claims:
             await connection.execute(sql.journal.forget_mirror, me, forget)
         if again := [d.contact_id for d in releases if d.replan]:
             await connection.execute(sql.plan.note_changes, self.source, again)
+
+
+def _changed(rows: Sequence[Row], taken: Mapping[str, Row]) -> set[str]:
+    """Who is to be something else than was wanted when it was put off: the intent does not say so,
+    and must, before it is sent."""
+    return {
+        row["contact_id"] for row in rows if row["digest"] != taken[row["contact_id"]]["digest"]
+    }
 
 
 def claim_turn(destination_id: int) -> str:

@@ -279,7 +279,7 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
            select h.contact_id || case when h.state = 'here' then '' else ' (' || h.state || ')' end
              from syncd.mirror h
             where h.destination_id = {destination} and h.email = k.email
-              and h.contact_id <> k.contact_id limit 1) end as holder,
+              and h.state <> 'absent' and h.contact_id <> k.contact_id limit 1) end as holder,
        (select f.contact_id from flights f
          where f.address in (k.m_email, case when k.email is distinct from k.m_email
                                              then k.email end)

@@ -227,7 +227,7 @@ async def _nothing_to_reset(connection: Connection) -> None:
 
 
 def _unreachable(error: Exception) -> DatabaseUnreachable:
-    reason = str(error) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__  # without the lines of a DETAIL
     return DatabaseUnreachable(
         f"PostgreSQL cannot be reached: {reason}. Check SYNCD_DATABASE_URL (or PG* variables)."
     )

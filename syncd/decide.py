@@ -192,7 +192,12 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     """
     asks = entry["doubtful"] and entry["receipt"] is None and rules.traits.key == "address"
     tried = entry["email"] if asks else None
-    return tried not in (None, row["m_email"], row["email"]) and row["holder_of_tried"] is None
+    return tried not in (None, _there(row), row["email"]) and row["holder_of_tried"] is None
+
+
+def _there(row: Row) -> str | None:
+    """The address under which the mirror knows a record."""
+    return row["m_email"] if _is_known(row) else None
 
 
 def _must_be_located(row: Row, entry: Row, rules: Rules) -> bool:
@@ -200,7 +205,7 @@ def _must_be_located(row: Row, entry: Row, rules: Rules) -> bool:
     have got to the address that the one it waits for is to have. Not where the mirror, too, says
     that it is at the address of that try: an earlier look has found it there."""
     can_look = rules.can_find or Can.SCAN in rules.traits.can
-    tried = entry["doubtful"] and entry["email"] not in (None, row["m_email"])
+    tried = entry["doubtful"] and entry["email"] not in (None, _there(row))
     tried = tried and entry["receipt"] is None
     return bool(tried and can_look and rules.traits.key == "remote id")
 

@@ -126,17 +126,28 @@ class Vanished:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Cannot be done until a scan of `scan_of` (a list's source id) has found a remote id."""
+    """Cannot be done until a scan of `scan_of` (a list's source id) has found a remote id.
+
+    doubtful: a part of it has been applied.
+    """
 
     scan_of: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A bulk job runs at the provider; call `resume(receipt, changes)` after `look_after` s."""
+    """A bulk job runs at the provider; call `resume(receipt, changes)` after `look_after` s.
+
+    runs: False: none does, yet; all of this receipt are only to be taken up together. Whoever is to
+    be something else by then is not.
+    doubtful: what was tried before may have been applied.
+    """
 
     receipt: Mapping[str, Any]
     look_after: float
+    runs: bool = True
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ Design, section 6, the table of outcomes.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import orjson
 
+from syncd.claim import PUT_OFF
 from syncd.classify import HELD
 from syncd.db import array_literal
 from syncd.decide import Entry
@@ -111,7 +112,8 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
             return Settled(entry, mirror="delete", outcome="vanished", opt_out=told, here=lost)
         case Waits():
             why = f"waits for a scan of list {outcome.scan_of}"
-            return _later(entry, 30.0, why, doubtful=entry.change.doubtful)
+            late = _later(entry, 30.0, why, doubtful=outcome.doubtful or entry.change.doubtful)
+            return late._replace(mirror=_unknown(entry)) if outcome.doubtful else late
         case Started():
             return Settled(
                 entry,
@@ -119,13 +121,18 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
                 after=outcome.look_after,
                 doubtful=entry.change.doubtful,  # what an earlier try did is still not known
                 attempt_used=False,
-                outcome="started",
-                receipt=outcome.receipt,
+                outcome="started" if outcome.runs else "put off",
+                receipt=outcome.receipt if outcome.runs else put_off(outcome),
             )
         case Postponed():
             after = outcome.after or backoff(entry.attempts)
             late = _later(entry, after, outcome.reason, doubtful=entry.change.doubtful, used=True)
             return late._replace(mirror=_unknown(entry))
+
+
+def put_off(outcome: Started) -> Mapping[str, Any]:
+    """A receipt that tells claims that no job runs; and whether anything may have been applied."""
+    return {**outcome.receipt, PUT_OFF: "in doubt" if outcome.doubtful else "unsent"}
 
 
 def _is_no_news(entry: Entry, told: OptedOut) -> bool:

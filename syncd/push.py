@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from syncd.claim import Claim
+from syncd.classify import HELD
 from syncd.db import array_literal
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
@@ -153,7 +154,7 @@ class Push:
                 continue
             pushed.succeeded = True
             if isinstance(answer, Waits):
-                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry)}
+                pushed.waits[entry.contact_id] = {answer.scan_of, *self._in_doubt(entry, answer)}
             pushed.results.append(settled(entry, answer))
 
     def _postponed(self, entry: Entry, error: ProviderError) -> Settled:
@@ -179,7 +180,8 @@ class Push:
         if not self.can & Can.FIND or self.can & Can.SORTS_DOUBT:
             return self._cannot_look(entries, ask, pushed)
         found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
-        await self.journal.remember_remote(list(_remembered(ask, found)))
+        by_address = self.adapter.traits.key == "address"
+        await self.journal.remember_remote(list(_remembered(ask, found, by_address)))
         by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
         reads = bool(self.can & Can.OPT_OUT)
         kept: list[Entry] = []
@@ -255,9 +257,9 @@ class Push:
                 doubtful.discard(one.contact_id)
         return [one for one in entries if one.contact_id not in doubtful]
 
-    def _in_doubt(self, entry: Entry) -> Sequence[str]:
+    def _in_doubt(self, entry: Entry, answer: Waits) -> Sequence[str]:
         """Doubt ends for all lists at once: so all are scanned."""
-        return self._to_scan(entry) if entry.change.doubtful else ()
+        return self._to_scan(entry) if answer.doubtful or entry.change.doubtful else ()
 
     def _to_scan(self, entry: Entry) -> Sequence[str]:
         """Where a record that a lost request left may be."""
@@ -413,10 +415,12 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
 
 
 def _remembered(
-    entries: Sequence[Entry], found: Sequence[Found]
+    entries: Sequence[Entry], found: Sequence[Found], by_address: bool
 ) -> Iterator[tuple[str, str, bool, str, str, str | None]]:
+    """by_address: what was found at another address than the mirror knows is a second record; the
+    one there stays known until it is left."""
     for entry, one in zip(entries, found, strict=True):
-        if one.remote is None or entry.left_over:
+        if one.remote is None or entry.left_over or (by_address and _moves(entry)):
             continue
         if entry.change.doubtful and entry.email:
             was = entry.change.was
@@ -424,6 +428,13 @@ def _remembered(
             on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
             told = one.email.lower() if one.email else None
             yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told
+
+
+def _moves(entry: Entry) -> bool:
+    """Whether the mirror knows a record at another address than the one to be written."""
+    was = entry.change.was
+    known = entry.mirror_state in HELD and was is not None
+    return known and was is not None and was.email.lower() != entry.email
 
 
 def _address_there(entry: Entry, found: Found) -> str:

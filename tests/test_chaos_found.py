@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from acme_lists import shop
 from company import add, company
 
@@ -11,6 +13,7 @@ from syncd.db import Pool
 from syncd.matching import Matcher
 from syncd.model import Seen
 from syncd.pages import Pages, Scan
+from syncd.sandbox.faults import Kind
 
 ANN, BOB = "ann@x.test", "bob@x.test"
 SWAP = """
@@ -57,11 +60,13 @@ async def test_a_no_of_somebody_who_was_never_sent_is_not_our_own_doing(
         assert not at.mailed("clevertap", "dan@x.test")
 
 
+@pytest.mark.parametrize("mapped", [{}, {"fields": '{"First Name": "first_name"}'}])
 async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
-    database: str, pool: Pool
+    database: str, pool: Pool, mapped: dict[str, Any]
 ) -> None:
-    """An address keeps its mark, whether there is a record of it or not."""
-    async with company(database, pool, ["clevertap"]) as at:
+    """An address keeps its mark, whether there is a record of it or not; and though every value is
+    sent as it is, which is how most of a first fill goes."""
+    async with company(database, pool, ["clevertap"], **mapped) as at:
         await at.backfill()
         for who, make in (("dan", at.settle), ("eve", at.backfill)):  # by a claim; by a window
             email = f"{who}@x.test"
@@ -72,6 +77,24 @@ async def test_newer_consent_ends_the_no_of_somebody_who_is_not_there(
             await make()
             assert at.mailed("clevertap", email)
         at.boxes["clevertap"].state.writes.resubscribed.clear()  # these were allowed
+
+
+async def test_a_no_after_consent_that_was_not_conveyed_yet_is_the_persons_own(
+    database: str, pool: Pool
+) -> None:
+    """Ann is silent there by the source's word; she consents, and before that is conveyed says no
+    by a link in a mail. It was taken for an echo of our own silence."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        await pool.execute(
+            "update syncd.contact set subscribed = true, consented_at = now() where id = 'ann'"
+        )
+        at.boxes["clevertap"].act("unsubscribe", email=ANN)
+        await at.settle()
+        assert not at.mailed("clevertap", ANN)
+        assert await pool.fetchval("select kind from syncd.opt_out where contact_id = 'ann'")
 
 
 async def test_contacts_that_exchange_addresses_get_a_profile_each_where_profiles_are_adopted(
@@ -179,6 +202,163 @@ async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
             await pool.execute("update syncd.journal set due_at = now()")
             await flow.pump(until_empty=True)
         assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test"]
+
+
+async def test_who_was_put_off_and_moves_on_is_not_sent_without_an_intent(
+    database: str, pool: Pool
+) -> None:
+    """Taken up again under the receipt of those put off together, ann was sent to an address that
+    nothing had been written down of; she moved on before that was settled, and stayed there."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+
+            async def moves(email: str) -> None:
+                await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
+                await flow.look()
+
+            await pool.execute("update syncd.contact set first_name = 'B'")
+            await flow.look()
+            people = box.snapshot()["profiles"]
+            number = next(key for key, one in people.items() if one["email"] == ANN)
+            box.next_fault(
+                "error", method="GET", path=f"/ws/customers/syncd_sandbox/contacts/{number}"
+            )
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            off = "select contact_id from syncd.journal where receipt ? 'put off'"
+            assert await pool.fetchval(off) is not None
+            await pool.execute("update syncd.journal set due_at = now()")
+            await moves("t@x.test")
+            claim = await flow.journal.claim_job(flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            await moves("u@x.test")
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
+            BOB, "cyd@x.test", "u@x.test",
+        ]  # fmt: skip
+
+
+async def test_who_was_never_there_keeps_nobody_waiting_for_the_address(
+    database: str, pool: Pool
+) -> None:
+    """Ann was in no list, and then in doubt; bob is to have her address, and she is to have his."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await pool.execute("delete from syncd.membership where contact_id = 'ann'")
+        await at.backfill()
+        assert await pool.fetchval("select state from syncd.mirror where contact_id = 'ann'")
+        await pool.execute("""
+            insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful,
+                                       email, sent_lists)
+            select m.destination_id, m.contact_id, 'upsert', 1, 'due', true, m.email, '{news}'
+              from syncd.mirror m where m.contact_id in ('ann', 'bob')""")
+        await pool.execute("insert into syncd.membership values ('news', 'ann')")
+        await pool.execute("update syncd.contact set first_name = id")
+        await pool.execute(SWAP)
+        await at.backfill()
+        fields = {one["email"]: one["fields"]["first_name"]
+                  for one in at.boxes["redcappi"].snapshot()["profiles"].values()}  # fmt: skip
+        assert fields[ANN] == "bob"
+        assert fields[BOB] == "ann"
+
+
+async def test_a_lost_create_of_somebody_known_as_absent_is_taken_back_before_another(
+    database: str, pool: Pool
+) -> None:
+    """Ann was in no list; her first record, made by a request whose answer was lost, was forgotten
+    when the next try, at another address, failed before it began."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await pool.execute("delete from syncd.membership where contact_id = 'ann'")
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+
+            async def fails(method: str, kind: Kind) -> None:
+                box.next_fault(kind, method=method)
+                await pool.execute("update syncd.journal set due_at = now()")
+                claim = await flow.journal.claim(10, flow.rules)
+                await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+
+            await pool.execute("insert into syncd.membership values ('news', 'ann')")
+            await flow.look()
+            await fails("POST", "cut_after")
+            assert at.mailed("constantcontact", ANN)
+            await pool.execute("update syncd.contact set email = 't@x.test' where id = 'ann'")
+            await flow.look()
+            await fails("GET", "error")
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert not at.mailed("constantcontact", ANN)
+        assert at.mailed("constantcontact", "t@x.test")
+
+
+async def test_who_is_half_done_and_waits_for_a_scan_is_scanned_for(
+    database: str, pool: Pool
+) -> None:
+    """Ann was found in one list, and has an id of before in another: her change was applied in the
+    one, again and again, while nobody asked for a scan of the other."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+        await at.backfill()
+        await at.scan()
+        box = at.boxes["redcappi"]
+        number = int(await pool.fetchval(
+            "select remote_id from syncd.list_mirror where list_id = 'vip'"
+        ))  # fmt: skip
+        box.act("delete", email=ANN, list=number)
+        box.act("add", email=ANN, list=number)
+        await pool.execute(
+            "update syncd.mirror set state = 'adopted', digest = null, lists = '{news}',"
+            " remote = jsonb_set(remote, array['ids', $1], '\"999\"') where contact_id = 'ann'",
+            str(number),
+        )
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful,"
+            " email, sent_lists) select destination_id, 'ann', 'upsert', 1, 'due', true, email,"
+            " '{news,vip}' from syncd.mirror where contact_id = 'ann'"
+        )
+        await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+        await at.backfill()
+        people = box.snapshot()["profiles"].values()
+        assert {one["fields"]["first_name"] for one in people if one["email"] == ANN} == {"B"}
+
+
+async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
+    database: str, pool: Pool
+) -> None:
+    """Ann's move was lost half-way, found by a look, and failed again; then she moved on. What was
+    found had taken the place of the record that she was still to leave."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+
+            async def moves(email: str) -> None:
+                await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
+                await flow.look()
+                await pool.execute("update syncd.journal set due_at = now()")
+
+            async def fails(method: str, kind: Kind, path: str) -> None:
+                box.next_fault(kind, method=method, path=f"/ws/customers/syncd_sandbox{path}")
+                claim = await flow.journal.claim(10, flow.rules)
+                await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+
+            await moves("t@x.test")
+            await fails("POST", "cut_after", "/contacts")
+            people = box.snapshot()["profiles"]
+            number = next(key for key, one in people.items() if one["email"] == "t@x.test")
+            await pool.execute("update syncd.journal set due_at = now()")
+            await fails("GET", "error", f"/contacts/{number}")
+            await moves("u@x.test")
+            await flow.pump(until_empty=True)
+        assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
+            BOB, "cyd@x.test", "u@x.test",
+        ]  # fmt: skip
 
 
 async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(

@@ -185,7 +185,7 @@ async def test_our_own_silencing_read_back_is_no_observation(served: Service) ->
     assert mailable(served, "c00008") == (False, False, False)
     # CleverTap tells of it as of any other opt-out, by an event.
     for name in NAMES:
-        served.boxes[name].act("unsubscribe_profile", identity="c00008")
+        served.boxes[name].act("unsubscribe_profile", identity="c00008", campaign=False)
         served.boxes[name].state.writes.opted_out.clear()
         await read(served, name)
     assert await open_noes(served, "c00008") == []

@@ -208,8 +208,9 @@ def _noticed(
         email = None
     when = occurred_at(record.get("ts"), now)
     evidence = {"event": "Channel Unsubscribed", "ts": record.get("ts"), **_told(props)}
+    by_person = True if "campaign id" in evidence else None  # no call of ours is part of a campaign
     for one in ids or ([None] if email else []):
-        notice = Notice(one, str(email) if email else None, kind, when, None, evidence)
+        notice = Notice(one, str(email) if email else None, kind, when, None, evidence, by_person)
         yield notice, (one, notice.email, record.get("ts"), kind)
 
 

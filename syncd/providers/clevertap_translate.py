@@ -93,7 +93,7 @@ def plain(change: Change, rules: Rules) -> dict[str, Any] | None:
         return None
     if change.remote or change.doubtful or rules.marker or not change.contact_id.isalnum():
         return None
-    if rules.adopts:
+    if rules.adopts or change.resubscribe:
         return None
     data: dict[str, Any] = {**want.fields}
     make_name = _plain_names(tuple(data), rules.lists_property)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syncd.errors import Ambiguous, Indivisible, ProviderError, Transient
@@ -41,9 +41,10 @@ class Plan:
     members: Sequence[int]  # positions among the changes
 
 
-def later(after: float = 0.0, *, single: bool = False) -> Started:
+def later(after: float = 0.0, *, single: bool = False, doubtful: bool = False) -> Started:
     """To be taken up again together, by whoever comes first."""
-    return Started({"single" if single else "later": secrets.token_hex(8)}, after)
+    kind = "single" if single else "later"
+    return Started({kind: secrets.token_hex(8)}, after, runs=False, doubtful=doubtful)
 
 
 def suits(change: Change, rules: Rules) -> bool:
@@ -162,11 +163,12 @@ class Jobs:
             for plan in found:
                 numbers += [await self._started(changes, plan, before)]
         except Indivisible:
-            return halves(members, self._poll)
+            return halves(members, self._poll, doubtful=bool(numbers))
         except ProviderError as err:
             if not numbers or err.may_be_applied:
                 raise
-            return dict.fromkeys(members, later(max(err.after, self._poll)))  # add again: no harm
+            again = later(max(err.after, self._poll), doubtful=True)  # to add again does no harm
+            return dict.fromkeys(members, again)
         return dict.fromkeys(members, self._receipt(numbers, found[0].kind))
 
     async def _begin_one(
@@ -233,7 +235,7 @@ class Jobs:
         for number in [*left, *(one for one in numbers if one not in left)]:
             job = await self._calls.job(number)
             if job is None:  # kept for two weeks; what it did is done again
-                return outcomes(everyone, halves(everyone, self._poll))
+                return outcomes(everyone, halves(everyone, self._poll, doubtful=True))
             if not job.is_done:
                 looks = int(receipt["looks"]) + 1
                 still = {**receipt, "left": left, "looks": looks}
@@ -244,7 +246,7 @@ class Jobs:
             failed |= job.status == "ERROR"
             errors |= job.errors
         if failed:
-            return outcomes(everyone, halves(everyone, self._poll))
+            return outcomes(everyone, halves(everyone, self._poll, doubtful=True))
         return await self._over(str(receipt["do"]), changes, errors)
 
     async def _over(
@@ -262,7 +264,7 @@ class Jobs:
             elif kind == ADD:
                 done[n] = Rejected(words(errors[email]))
             else:
-                done[n] = Applied() if record is None else later(single=True)
+                done[n] = Applied() if record is None else later(single=True, doubtful=True)
         if kind == ADD:
             await self._then_leave(changes, done)
         return outcomes(range(len(changes)), done)
@@ -280,11 +282,13 @@ class Jobs:
         if not leaves:
             return
         try:
-            done |= await self._begin(changes, REMOVE, leaves)
+            begun = await self._begin(changes, REMOVE, leaves)
         except ProviderError as err:
             if err.needs_a_person:
                 raise
-            done |= dict.fromkeys(leaves, later(max(err.after, self._poll)))
+            begun = dict.fromkeys(leaves, later(max(err.after, self._poll)))
+        for n, one in begun.items():  # it has joined the others by now
+            done[n] = replace(one, doubtful=True) if isinstance(one, Started) else one
 
 
 def joined(change: Change) -> frozenset[str]:
@@ -320,10 +324,10 @@ def is_job(outcome: Outcome) -> bool:
     return isinstance(outcome, Started) and "jobs" in outcome.receipt
 
 
-def halves(members: Sequence[int], after: float = 0.0) -> Outcomes:
+def halves(members: Sequence[int], after: float = 0.0, *, doubtful: bool = False) -> Outcomes:
     """A refused job names no culprit: its halves are tried, at last one contact at a time."""
     middle = (len(members) + 1) // 2
-    first, second = later(after), later(after)
+    first, second = (later(after, doubtful=doubtful) for _ in range(2))
     return {n: first if place < middle else second for place, n in enumerate(members)}
 
 

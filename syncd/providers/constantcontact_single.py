@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from syncd.errors import Indivisible, Misconfigured, Unintelligible
+from syncd.errors import Ambiguous, Indivisible, Misconfigured, ProviderError, Unintelligible
 from syncd.model import (
     Absent,
     Answer,
@@ -102,7 +102,7 @@ class Single:
             if answer.status not in (204, 200, 404):
                 return Rejected(said(answer), answer.status)
         if was is not None and address_of(was.email) not in ("", email):
-            await self._part(change, address_of(was.email), was)
+            await self._then_part(change, was)
         if found is not None:
             return Applied({"id": found.number})
         return Applied() if was is not None else Absent("not there, and not to be created")
@@ -123,6 +123,15 @@ class Single:
         if len(stays) < len(held):
             found.put_lists(stays)
             await self._put(found)
+
+    async def _then_part(self, change: Change, was: Person) -> None:
+        """Where it was before; whatever fails now, the first step has been applied."""
+        try:
+            await self._part(change, address_of(was.email), was)
+        except ProviderError as err:
+            if err.may_be_applied:
+                raise
+            raise Ambiguous(err.reason, status=err.status, after=err.after) from err
 
     async def _erase(self, change: Change) -> Outcome:
         """Every field emptied, every list left; whoever said no cannot be written to any more."""
@@ -157,7 +166,7 @@ class Single:
         else:
             outcome = await self._edit(change, want, found, values, lacking)
         if moved and was is not None and isinstance(outcome, Applied | Absent):
-            await self._part(change, address_of(was.email), was)
+            await self._then_part(change, was)
         return outcome
 
     async def _create(

@@ -129,7 +129,7 @@ class Errand:
                 raise
             raise halfway(err) from err
         if isinstance(outcome, Waits) and self._applied:
-            raise Ambiguous(f"a part was applied, the rest waits for list {outcome.scan_of}")
+            return Waits(outcome.scan_of, doubtful=True)
         return outcome or self._done()
 
     async def _steps(self) -> Outcome | None:

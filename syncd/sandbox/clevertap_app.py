@@ -38,6 +38,7 @@ class Deed(BaseModel):
     name: str | None = None
     value: Any = None
     at: float | None = None
+    campaign: bool = True  # False: not by a link in a mail, as what the API was told to do
 
 
 class Person:
@@ -107,8 +108,8 @@ class Person:
     def _say(self, deed: Deed, profile: Profile | None, address: str, level: str) -> None:
         """Record Channel Unsubscribed, the one way by which a client learns of it."""
         props: dict[str, Any] = {
-            "Campaign ID": 1700000000,
-            "Campaign Type": "Email",
+            "Campaign ID": 1700000000 if deed.campaign else None,
+            "Campaign Type": "Email" if deed.campaign else None,
             "Group": deed.group,
             "Identity": address or (profile.key if profile else None),
             "Type": TYPES.get(deed.do),
