@@ -4,7 +4,8 @@
 -- written: a no that was said there before is not our own doing. What a scan that runs has met goes
 -- with it, what was missed is asked anew; and so does the doubt that a lost answer left about that
 -- record (not about one under another address, $5). Nothing happens while one of them is in flight,
--- or would have to remember two doubts. A contact without a mirror row takes the other's over entirely.
+-- or would have to remember two doubts, or another record beside the one that it is in doubt about:
+-- that is looked for first. A contact without a mirror row takes the other's over entirely.
 -- The digest is one that nothing has: it differs, and so is a change to the guard; null would be
 -- taken for the repeat of something that was counted before.
 with moves as materialized (
@@ -28,6 +29,11 @@ with moves as materialized (
     select 1 from moves
       join doubts mine on mine.contact_id = moves.contact_id and not mine.goes
       join doubts comes on comes.contact_id = moves.of and comes.goes
+    union all
+    select 1 from moves
+      join doubts mine on mine.contact_id = moves.contact_id and not mine.goes
+      join old comes on comes.contact_id = moves.of and comes.state <> 'absent'
+     where not $5::boolean
 ), new as materialized (
     select moves.contact_id, old.email, held.fields, held.lists, held.subscribed, held.state,
            held.remote, held.pushed_at, case when held.state = 'here'

@@ -261,8 +261,9 @@ on conflict (destination_id, contact_id) do update
        state = case when m.state = 'absent' then 'here' else m.state end;
 
 -- name: off_meanwhile
--- Which of these were noted as off while a change was in flight that said nothing of mail.
-select contact_id from syncd.mirror
+-- Which of these were noted as off while a change was in flight that said nothing of mail, and at
+-- which address.
+select contact_id, email from syncd.mirror
  where destination_id = $1::int and contact_id = any($2::text[]) and not subscribed
  order by contact_id
    for no key update;

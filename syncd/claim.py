@@ -93,10 +93,7 @@ class Claims:
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
             claim.receipt = orjson.loads(first["receipt"])
-        late = _changed(rows, taken) if PUT_OFF in (claim.receipt or {}) else set()
-        if late:
-            doubtful = (claim.receipt or {})[PUT_OFF] == "in doubt"
-            await connection.execute(sql.journal.part, self.destination_id, sorted(late), doubtful)
+        late = await self._part(connection, claim, rows, taken)
         decisions: Sequence[Decision] = [
             decide(r, taken[r["contact_id"]], rules) for r in rows if r["contact_id"] not in late
         ]
@@ -111,6 +108,21 @@ class Claims:
         remembers |= bool(can & Can.FIND) and rules.traits.key == "remote id"
         await self._write_decisions(connection, _one_per_address(decisions), claim, remembers)
         return claim
+
+    async def _part(
+        self, connection: Connection, claim: Claim, rows: Sequence[Row], taken: Mapping[str, Row]
+    ) -> set[str]:
+        """Who leaves those put off together: to be something else by now, which the intent does not
+        say, and must before it is sent."""
+        if claim.receipt is None or PUT_OFF not in claim.receipt:
+            return set()
+        changed = [r["contact_id"] for r in rows if r["digest"] != taken[r["contact_id"]]["digest"]]
+        if changed:
+            doubtful = claim.receipt[PUT_OFF] == "in doubt"
+            await connection.execute(
+                sql.journal.part, self.destination_id, sorted(changed), doubtful
+            )
+        return set(changed)
 
     async def erased(
         self, connection: Connection | Pool, contacts: Sequence[tuple[str, str | None]]
@@ -173,14 +185,6 @@ class Claims:
             await connection.execute(sql.journal.forget_mirror, me, forget)
         if again := [d.contact_id for d in releases if d.replan]:
             await connection.execute(sql.plan.note_changes, self.source, again)
-
-
-def _changed(rows: Sequence[Row], taken: Mapping[str, Row]) -> set[str]:
-    """Who is to be something else than was wanted when it was put off: the intent does not say so,
-    and must, before it is sent."""
-    return {
-        row["contact_id"] for row in rows if row["digest"] != taken[row["contact_id"]]["digest"]
-    }
 
 
 def claim_turn(destination_id: int) -> str:

@@ -122,7 +122,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
                 doubtful=entry.change.doubtful,  # what an earlier try did is still not known
                 attempt_used=False,
                 outcome="started" if outcome.runs else "put off",
-                receipt=outcome.receipt if outcome.runs else put_off(outcome),
+                receipt=outcome.receipt if outcome.runs else _put_off(outcome),
             )
         case Postponed():
             after = outcome.after or backoff(entry.attempts)
@@ -130,7 +130,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
             return late._replace(mirror=_unknown(entry))
 
 
-def put_off(outcome: Started) -> Mapping[str, Any]:
+def _put_off(outcome: Started) -> Mapping[str, Any]:
     """A receipt that tells claims that no job runs; and whether anything may have been applied."""
     return {**outcome.receipt, PUT_OFF: "in doubt" if outcome.doubtful else "unsent"}
 

@@ -433,8 +433,7 @@ def _remembered(
 def _moves(entry: Entry) -> bool:
     """Whether the mirror knows a record at another address than the one to be written."""
     was = entry.change.was
-    known = entry.mirror_state in HELD and was is not None
-    return known and was is not None and was.email.lower() != entry.email
+    return entry.mirror_state in HELD and was is not None and was.email.lower() != entry.email
 
 
 def _address_there(entry: Entry, found: Found) -> str:

@@ -168,11 +168,9 @@ class Settlements:
                 rows = await self._superseded(connection, rows, lost)
             if silent := [r.entry.contact_id for r in results if _says_nothing_of_mail(r)]:
                 found = await connection.fetch(sql.journal.off_meanwhile, me, silent)
-                off = {row["contact_id"] for row in found}
-                rows = [
-                    row._replace(digest=None, subscribed=False) if row.contact_id in off else row
-                    for row in rows
-                ]
+                off = {row["contact_id"]: row["email"] for row in found}
+                rows = [_refused(one, off[one.contact_id]) if one.contact_id in off else one
+                        for one in rows]  # fmt: skip
             columns = map(sparse, zip(*rows, strict=True), _USUAL)
             await connection.execute(sql.journal.write_mirror, me, *columns)
 
@@ -269,6 +267,11 @@ def _says_nothing_of_mail(one: Settled) -> bool:
     known = one.entry.mirror_state in HELD and change.want is not None
     on = change.want is not None and change.want.subscribed
     return known and on and not change.resubscribe and isinstance(one.mirror, MirrorRow)
+
+
+def _refused(row: MirrorRow, at: str) -> MirrorRow:
+    """A no was noted meanwhile, *at* that address: at another one nothing is off yet."""
+    return row._replace(digest=None, subscribed=row.email != at)
 
 
 def _may_be_silent(one: Settled, lost: set[str]) -> bool:

@@ -73,6 +73,15 @@ def test_older_data_after_newer_are_stale_in_the_same_record_or_another() -> Non
     assert kinds(shop(wrote(12, 2), wrote(13, 1, "r2"), gone(14, "r2"), **end)) == {"stale"}
 
 
+def test_a_list_that_somebody_has_left_there_may_be_missing_and_no_other() -> None:
+    less: dict[str, Any] = {"lists": frozenset()}
+    end = {"held": {"r1": held(version=2, **less)}, "wishes": [wish(version=2)]}
+    history = (wrote(2, 1), wrote(12, 2, **less))
+    assert kinds(shop(*history, **end)) == {"differs"}
+    assert found(shop(*history, **end, left=frozenset({("r1", "7")}))) == []
+    assert kinds(shop(*history, **end, left=frozenset({("r1", "8")}))) == {"differs"}
+
+
 def test_a_record_that_keeps_what_it_had_is_not_stale() -> None:
     """Its lists are emptied after another one was given newer data."""
     old = [wrote(2, 1, "r0", "old@x.test"), wrote(12, 2)]

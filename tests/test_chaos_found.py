@@ -361,6 +361,63 @@ async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["clevertap", "constantcontact", "copernica"])
+async def test_a_no_that_is_heard_while_an_address_changes_is_said_at_the_new_one(
+    database: str, pool: Pool, name: str
+) -> None:
+    """Ann said no at her address of before; it was noted while the new one was on its way, and
+    taken for said there, where she was mailed."""
+    async with company(database, pool, [name]) as at:
+        await at.backfill()
+        async with at.flows(name) as flows:
+            flow = flows[name]
+            await pool.execute("update syncd.contact set email = 't@x.test' where id = 'ann'")
+            await flow.look()
+            claim = await flow.journal.claim(10, flow.rules)
+            at.boxes[name].act("unsubscribe", email=ANN)
+            pushed = await flow.push.attempt(claim)
+            await flow.read()
+            await flow.journal.settle(claim, pushed.results)
+            await flow.look()
+            await flow.pump(until_empty=True)
+        await at.settle()
+        assert not at.mailed(name, ANN)
+        assert not at.mailed(name, "t@x.test")
+        if name == "clevertap":  # the stand-in notes what could not be known yet
+            at.boxes[name].state.writes.resubscribed.clear()
+
+
+async def test_who_may_have_a_record_gets_nobody_elses_before_it_is_looked_for(
+    database: str, pool: Pool
+) -> None:
+    """Ann's create was lost; then she and bob exchange addresses. His record became hers, and was
+    taken for one with her own when that was found."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await pool.execute("delete from syncd.membership where contact_id = 'ann'")
+        await pool.execute("update syncd.membership set list_id = 'vip' where contact_id = 'bob'")
+        await at.backfill()
+        await pool.execute("update syncd.contact set first_name = id")
+        await at.backfill()
+        async with at.flows("redcappi") as flows:
+            flow = flows["redcappi"]
+            await pool.execute(
+                "insert into syncd.membership values ('news', 'ann'), ('vip', 'ann')"
+            )
+            await flow.look()
+            at.boxes["redcappi"].next_fault("cut_after", method="POST")
+            claim = await flow.journal.claim(10, flow.rules)
+            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            assert at.mailed("redcappi", ANN)
+            await pool.execute(SWAP)
+            await flow.look()
+            hers = "select state from syncd.mirror where contact_id = 'ann'"
+            assert await pool.fetchval(hers) == "absent"
+        await at.backfill()
+        fields = {one["email"]: one["fields"]["first_name"]
+                  for one in at.boxes["redcappi"].snapshot()["profiles"].values()}  # fmt: skip
+        assert fields == {ANN: "bob", BOB: "ann", "cyd@x.test": "cyd"}
+
+
 async def test_nobody_is_claimed_between_a_look_at_a_page_and_what_is_written_of_it(
     pool: Pool,
 ) -> None:

@@ -30,6 +30,7 @@ class Deed(BaseModel):
         "delete_field",
         "set_unsubscribe",
         "add_interest",
+        "leave",
         "expire_passes",
         "revoke",
     ]
@@ -86,6 +87,8 @@ def _to(copernica: Copernica, profile: Profile, deed: Deed) -> None:
             data.remove(profile)
         case "set_field":
             data.store(profile, {deed.name: deed.value})
+        case "leave":
+            profile.interests.discard(deed.name)
         case _:
             data.said_no[profile.id] = deed.do
             if data.behaviour["behavior"] == "remove":

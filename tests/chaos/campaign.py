@@ -56,6 +56,7 @@ class Campaign:
         self.variant, self.seconds, self.folder = Variant.of(seed), seconds, folder
         self.counts: Counter[str] = Counter()
         self.quotas: dict[str, tuple[int, float]] = {}  # by shop: requests, and when it was lifted
+        self.left: set[tuple[str, str, str]] = set()  # shop, record and list: somebody left it
 
     def rng(self, who: str) -> random.Random:
         return random.Random(f"{self.variant.seed} {who}")
@@ -84,7 +85,7 @@ class Campaign:
                 unsettled = await Rest(link, operator).come()
             await fleet.end()
             seen, raw = await gather(
-                self.variant, self.boxes, server, fleet, unsettled, self.quotas
+                self.variant, self.boxes, server, fleet, unsettled, self.quotas, self.left
             )
         finally:
             fleet.kill()
@@ -128,6 +129,7 @@ class Campaign:
         link, asking = Link(server.url), Link(server.url)
         database = Database(server, self.rng("database"), self.counts)
         public = Public(self.boxes, asking, writer, self.rng("public"), self.counts)
+        self.left = public.left
         sleeper = Sleeper(server.url, writer, self.rng("sleeper"), self.counts)
         rng = self.rng("fleet")
 

@@ -98,6 +98,7 @@ class At:
     per_day: int | None = None
     per_day_until: float = float("inf")  # then somebody lifted it
     list_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # id: there, wanted
+    left: frozenset[tuple[str, str]] = frozenset()  # record and list: somebody left it there
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -31,15 +31,22 @@ have turned off already it changes nothing that could be read."""
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
                  unsettled: str, quotas: Mapping[str, Quota],
+                 left: Collection[tuple[str, str, str]],
                  ) -> tuple[Evidence, Mapping[str, Any]]:  # fmt: skip
-    """The evidence, and what it was made of, for the folder. quotas: by shop."""
+    """The evidence, and what it was made of, for the folder. quotas: by shop.
+    left: lists that people have left, by shop, record and list."""
     link = Link(cluster.url)
     truth = [dict(row) for row in await link.fetch(TRUTH)]
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
     told = {shop.provider: await boxes[shop.provider].get("/_history") for shop in variant.shops}
     said = [no for name, entries in told.items() for no in noes(name, entries)]
     shops = [
-        await _at(link, one, states[one.provider], told[one.provider], quotas.get(one.provider))
+        replace(
+            await _at(
+                link, one, states[one.provider], told[one.provider], quotas.get(one.provider)
+            ),
+            left=frozenset((key, number) for shop, key, number in left if shop == one.provider),
+        )
         for one in variant.shops
     ]
     rows = await link.fetch(

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -18,6 +18,7 @@ from syncd.errors import ConfigError
 
 from .boxes import Box
 from .cluster import Cluster, Link
+from .shapes import list_ids, record
 from .source import Writer
 from .variant import FIELDS, Variant
 
@@ -98,21 +99,54 @@ class Provider:
         await self.box.post("/_faults", latency_ms=[0, 20])
 
 
+LEAVES: Mapping[str, Callable[[str, str], Mapping[str, Any]]] = {
+    "clevercampaign": lambda number, _: {"do": "leave", "list": number},
+    "constantcontact": lambda number, _: {"do": "leave_list", "list": int(number)},
+    "copernica": lambda _, name: {"do": "leave", "name": name},
+}
+"""How somebody leaves one list, by its id and its name there, where people can."""
+
+
 class Public:
-    """People who say no at a provider."""
+    """People who say no at a provider, to all mail or to one list."""
 
     def __init__(self, boxes: Mapping[str, Box], link: Link, writer: Writer, rng: random.Random,
                  counts: Counts) -> None:  # fmt: skip
         self.boxes, self.link, self.writer, self.rng = boxes, link, writer, rng
         self.counts = counts
+        self.left: set[tuple[str, str, str]] = set()  # shop, record, id of the list there
 
     async def strike(self) -> None:
+        name = self.rng.choice(sorted(self.boxes))
+        if name in LEAVES and self.rng.random() < 0.3:
+            await self._leave(name)
+        else:
+            await self._refuse(name)
+
+    async def _leave(self, name: str) -> None:
+        """One of several lists."""
+        state = await self.boxes[name].get("/_state")
+        ids = list_ids(name, state)
+        some = [
+            (key, one, called)
+            for key, raw in sorted(state["profiles"].items())
+            if (one := record(name, key, raw)) is not None and one.mailable and len(one.lists) > 1
+            for called in sorted(one.lists)
+        ]
+        if not some:
+            return
+        key, one, called = self.rng.choice(some)
+        number = ids.get(called, called)
+        if await self.boxes[name].post("/_act", email=one.email, **LEAVES[name](number, called)):
+            self.left.add((name, key, number))
+            self.counts["lists left at a provider"] += 1
+
+    async def _refuse(self, name: str) -> None:
         rows = await self.link.fetch("select email from syncd.contact order by id")
         if not rows:
             return
         email = self.rng.choice(rows)["email"]
         self.writer.spoken.add(email)
-        name = self.rng.choice(sorted(self.boxes))
         if await self.boxes[name].post("/_act", do="unsubscribe", email=email):
             self.counts["noes at a provider"] += 1
 
