@@ -1,7 +1,7 @@
 -- name: candidates
 -- Contacts that two whole scans in a row have missed, of every list of which that can be said by
 -- now; who was missed once in another list waits for the second scan of it. `suspect`: a list
--- that was read as empty, though several should be in it.
+-- that was read as empty, though several should be in it; $3: by a scan of the account.
 with empty as materialized (
     select distinct on (s.list_key) s.list_key,
            (s.counts ->> 'seen')::bigint = 0 and (s.counts ->> 'expected')::bigint > 1 as suspect
@@ -11,7 +11,15 @@ with empty as materialized (
      order by s.list_key, s.id desc
 )
 select x.contact_id, array_agg(x.list_key order by x.list_key) as gone,
-       bool_or(coalesce(e.suspect, false)) as suspect
+       bool_or(coalesce(e.suspect, false)
+               or ($3::boolean and x.list_key <> '' and not exists (
+                       select 1 from syncd.seen n
+                        where n.destination_id = x.destination_id and n.list_key = x.list_key
+                          and n.scan_id = x.scan_id)
+                   and exists (select 1 from syncd.missing o
+                                where o.destination_id = x.destination_id
+                                  and o.list_key = x.list_key and o.scan_id = x.scan_id
+                                  and o.contact_id <> x.contact_id))) as suspect
   from syncd.missing x
   join syncd.mirror m
     on m.destination_id = x.destination_id and m.contact_id = x.contact_id

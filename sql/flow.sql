@@ -43,10 +43,11 @@ select d.name,
 select count(*) from syncd.journal where destination_id = $1::int and state in ('due', 'sent');
 
 -- name: unconveyed
--- Contacts that said no where the provider could not be told so.
+-- Contacts that said no where the provider could not be told so. As `status.lacking` has it, but for
+-- those that are counted as rejected.
 select count(*) from syncd.mirror m
  where m.destination_id = $1::int and m.lacking <> '{}' and not m.subscribed
-   and exists (select 1 from unnest(m.lacking) one where starts_with(one, 'subscription'));
+   and exists (select 1 from unnest(m.lacking) u (what) where u.what !~ '^(field|list):');
 
 -- name: is_read
 select read_at is not null from syncd.feed where destination_id = $1::int;

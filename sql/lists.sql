@@ -119,6 +119,18 @@ update syncd.list_mirror l
    and (l.pushed_at is null or l.pushed_at < $5::timestamptz - make_interval(secs => $6::float8))
 returning l.list_id, l.state;
 
+-- name: refused_for
+-- Whoever was refused with lists ($2) that are gone waits for them from now on: that may be why.
+with rows as materialized (
+    select j.contact_id from syncd.journal j
+     where j.destination_id = $1::int and j.state = 'rejected' and j.sent_lists && $2::text[]
+     order by j.contact_id
+       for update
+)
+update syncd.journal j set state = 'due', due_at = now(), digest = null
+  from rows
+ where j.destination_id = $1::int and j.contact_id = rows.contact_id;
+
 -- name: names
 -- Changes with every list that is made, renamed or removed there; null while one is being.
 select case when not coalesce(bool_or(state = 'sent' and remote_id is not null), false)

@@ -104,7 +104,7 @@ update syncd.scan s
    and s.list_key <> ''
    and not exists (select 1 from syncd.list_mirror k
                     where k.destination_id = $1::int and k.list_id = s.list_key
-                      and k.remote_id is not null)
+                      and k.remote_id is not null and k.state <> 'asks')
 returning s.id;
 
 -- name: begin
@@ -294,7 +294,8 @@ select max(w.contact_id) as last
 -- name: miss
 -- Who should be in the list, by the mirror, and was not met. What was written since the scan began,
 -- or so shortly before ($7 seconds) that it could not be read yet, may lie on a page that had been
--- read: it is not missed, and what was missed before a write counts no more.
+-- read: it is not missed, and what was missed before a write counts no more. What could not be
+-- joined is no news either.
 insert into syncd.missing as x (destination_id, list_key, contact_id, scan_id, scans, since)
 select $1::int, $2::text, m.contact_id, $3::bigint,
        case when o.since > m.pushed_at then o.scans + (o.scan_id <> $3::bigint)::int else 1 end,
@@ -307,6 +308,8 @@ select $1::int, $2::text, m.contact_id, $3::bigint,
    and m.state in ('here', 'adopted') and m.subscribed
    and ($2::text = '' or m.lists @> array[$2::text])
    and m.pushed_at < $6::timestamptz - make_interval(secs => $7::float8)
+   and not exists (select 1 from unnest(m.lacking) l
+                    where l = 'list:' || $2::text or starts_with(l, 'list:' || $2::text || ' '))
    and not exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = $2::text
                       and s.contact_id = m.contact_id and s.scan_id = $3::bigint)
@@ -357,6 +360,12 @@ with gone as (
 update syncd.seen set missed = missed + 1
  where destination_id = $1::int and list_key = $2::text and scan_id <> $3::bigint and missed < 1;
 
+-- name: forget_members
+-- Of lists that a scan of the account has told of.
+delete from syncd.seen
+ where destination_id = $1::int and scan_id <> $2::bigint
+   and list_key in (select l.list_id from syncd.list_mirror l where l.destination_id = $1::int);
+
 -- name: drift
 -- What a whole scan found: records; those that are not ours (extra), that are, but not put there by
 -- us (stray), or under another address; how many there should be, and how many of them are missing.
@@ -385,14 +394,17 @@ returning id;
 -- Whoever was missed once is looked for a second time, at once: one scan proves no absence. A scan
 -- that has itself confirmed others leaves who went meanwhile to the schedule: people always go.
 -- Whoever waits, and of whom this scan ($3) could not say anything (written too late, or waiting too
--- late), waits for the next: which begins when what was written can be read ($4 seconds).
+-- late), waits for the next: which begins when what was written can be read ($4 seconds). $5: a scan
+-- of the account tells who is in which list, too.
 with missed as materialized (
     select exists (
         select 1 from syncd.missing x
-         where x.destination_id = $1::int and x.list_key = $2::text and x.scans = 1
+         where x.destination_id = $1::int and x.scans = 1
+           and (x.list_key = $2::text or ($5::boolean and $2::text = ''))
            and (not exists (select 1 from syncd.missing o
-                             where o.destination_id = $1::int and o.list_key = $2::text
-                               and o.scans >= 2 and o.plan_id is null)
+                             where o.destination_id = $1::int and o.scans >= 2
+                               and (o.list_key = $2::text or ($5::boolean and $2::text = ''))
+                               and o.plan_id is null)
                 or exists (select 1 from syncd.journal j
                             where j.destination_id = $1::int and j.contact_id = x.contact_id
                               and j.waits_for @> array[$2::text]))) as any_of_them
@@ -454,7 +466,7 @@ with latest as materialized (
      where (w.list_key <> '' and not exists (  -- nobody is in a list that is not there
                select 1 from syncd.list_mirror k
                 where k.destination_id = $1::int and k.list_id = w.list_key
-                  and k.remote_id is not null))
+                  and k.remote_id is not null and k.state <> 'asks'))
         or exists (select 1 from syncd.seen s
                     where s.destination_id = $1::int and s.list_key = w.list_key
                       and s.contact_id = r.contact_id and s.scan_id = l.id)

@@ -41,22 +41,39 @@ select id, created_at from syncd.plan where id = any($1::bigint[]);
 
 -- name: lacking
 -- What the provider could not be given, the worst first: a no that it does not hold. Adapters write
--- `field:` and `list:` before what concerns no more than that.
+-- `field:` and `list:` before what concerns no more than that. A no that was refused, and the
+-- withdrawal with it, was not told either: the mirror has mail on.
 select destination_id, what, count(*) as n, silent, (array_agg(contact_id order by contact_id))[:20]
            as contacts
   from (select m.destination_id, m.contact_id, u.what,
                not m.subscribed and u.what !~ '^(field|list):' as silent
           from syncd.mirror m, unnest(m.lacking) u (what)
-         where m.destination_id = any($1::int[]) and m.lacking <> '{}') l
+         where m.destination_id = any($1::int[]) and m.lacking <> '{}'
+        union all
+        select j.destination_id, j.contact_id, 'refused: ' || coalesce(j.last_error, ''), true
+          from syncd.journal j
+          join syncd.mirror m
+            on m.destination_id = j.destination_id and m.contact_id = j.contact_id
+           and m.state in ('here', 'adopted') and m.subscribed
+         where j.destination_id = any($1::int[]) and j.state = 'rejected' and j.silenced) l
  group by destination_id, what, silent
  order by destination_id, silent desc, 3 desc, what;
 
 -- name: lacking_contacts
-select destination_id, count(*) as n,
-       count(*) filter (where not subscribed and exists (
-           select 1 from unnest(lacking) u (what) where u.what !~ '^(field|list):')) as silent
-  from syncd.mirror
- where destination_id = any($1::int[]) and lacking <> '{}'
+-- Contacts, each once: of which anything is lacking, and whose no was not told.
+select destination_id, count(*) filter (where lacks) as n, count(*) filter (where silent) as silent
+  from (select m.destination_id, true as lacks, not m.subscribed and exists (
+                   select 1 from unnest(m.lacking) u (what) where u.what !~ '^(field|list):')
+                   as silent
+          from syncd.mirror m
+         where m.destination_id = any($1::int[]) and m.lacking <> '{}'
+        union all
+        select j.destination_id, false, true
+          from syncd.journal j
+          join syncd.mirror m
+            on m.destination_id = j.destination_id and m.contact_id = j.contact_id
+           and m.state in ('here', 'adopted') and m.subscribed
+         where j.destination_id = any($1::int[]) and j.state = 'rejected' and j.silenced) l
  group by destination_id;
 
 -- name: lists

@@ -44,7 +44,8 @@ class Absence:
         allowed = await self.allowed()
         if self.adapter.traits.tells_lists:
             await self._look_for_leavers(max(allowed, 0))
-        rows = await self.pool.fetch(sql.absence.candidates, self._me, max(allowed, 0) + 1)
+        most, members = max(allowed, 0) + 1, self.adapter.traits.tells_members
+        rows = await self.pool.fetch(sql.absence.candidates, self._me, most, members)
         if not rows:
             return 0
         if len(rows) > allowed or any(row["suspect"] for row in rows):
@@ -81,7 +82,8 @@ class Absence:
 
     async def _hold_block(self, connection: Connection) -> int:
         await connection.fetchrow(sql.plan.lock_feed, self._me)
-        rows = await connection.fetch(sql.absence.candidates, self._me, BLOCK)
+        members = self.adapter.traits.tells_members
+        rows = await connection.fetch(sql.absence.candidates, self._me, BLOCK, members)
         if not rows:
             return 0
         reason = await self._reason(connection, rows)
@@ -102,7 +104,7 @@ class Absence:
             where = f"list {', '.join(empty)}" if empty else "the account"
             return f"{where} was read as empty there, twice; {here} contacts should be there"
         said = "two whole scans did not meet them"
-        if self.adapter.traits.tells_lists and not any("" in row["gone"] for row in rows):
+        if not self.adapter.traits.scans_lists and not any("" in row["gone"] for row in rows):
             lists = ", ".join(sorted({one for row in rows for one in row["gone"]}))
             said = f"they are not in lists that they were put into ({lists})"
         return (
@@ -115,7 +117,7 @@ class Absence:
     async def _found(self, rows: Sequence[Row]) -> set[str]:
         """Who is there after all, where the provider can be asked for one contact."""
         traits = self.adapter.traits
-        if traits.tells_lists:  # who is in the account was looked up when it was met outside them
+        if not traits.scans_lists:  # of lists, a look-up was made before, or tells nothing
             rows = [row for row in rows if "" in row["gone"]]
         if not (rows and traits.can & (Can.FIND | Can.SEES_GONE)):
             return set()

@@ -321,7 +321,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
     )
     return Entry(
         row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
-        entry["crashes"], row["m_state"], row["lists"], want.subscribed,
+        entry["crashes"], row["m_state"], list(want.lists), want.subscribed,
         False, entry["receipt"], entry["digest"], entry["planned_at"],
         entry["email"], entry["sent_lists"] or (),
     )  # fmt: skip
@@ -342,11 +342,17 @@ def _sure(row: Row, entry: Row) -> Sequence[str]:
 
 
 def person(row: Row, rules: Rules) -> Person | Release:
-    """The desired contact as an adapter is given it; Release while a list has no remote id."""
+    """The desired contact as an adapter is given it; Release while a list has no remote id.
+
+    A no waits for no list: whoever is not to be mailed need not be put into it.
+    """
     ids = row["lists"]
     lists: dict[str, str] = dict(zip(ids, row["list_names"] or ids, strict=True))
     for one in ids if rules.has_lists else ():
         remote = rules.list_ids(one)
+        if remote is None and not row["subscribed"]:
+            del lists[one]
+            continue
         if remote is None:
             return Release(row["contact_id"], 1.0, f"waits for list {one} to be made there")
         lists[one] = remote

@@ -356,7 +356,10 @@ select q.contact_id, q.email{outer}, q.ids, q.ids::text[] as lists, q.subscribed
 
     def _silent(self) -> str:
         """Which rows o of `opt_out` are open, and about all mail of this destination."""
-        return f"o.lifted_at is null and o.list_id is null and {self._scope()}"
+        return f"o.lifted_at is null and {self._all_mail()}"
+
+    def _all_mail(self) -> str:
+        return f"o.list_id is null and {self._scope()}"
 
     def _unopposed(self) -> str:
         """Whether no open opt-out from all mail stands against the contact, or its address."""
@@ -374,15 +377,18 @@ select q.contact_id, q.email{outer}, q.ids, q.ids::text[] as lists, q.subscribed
                         and o.kind in ('unsubscribed', 'complained') and {_not_before(consent)})"""
 
     def was_refused(self, contact_id: str, email: str) -> str:
-        """Whether a no of the contact's, or of its address, is known, be it older than consent."""
-        return f"""case when (select exists (select 1 from syncd.opt_out o where {self._silent()}))
-             then exists (select 1 from syncd.opt_out o
-                           where {self._silent()} and o.kind <> 'vanished'
-                             and o.email = {email})
-               or exists (select 1 from syncd.opt_out o
-                           where {self._silent()} and o.kind <> 'vanished'
-                             and o.contact_id = {contact_id})
-             else false end"""
+        """Whether a no of the contact's, or of its address, is known, be it older than consent, or
+        lifted by a person: a provider may have kept it, of whom it does not hold any more."""
+        of = [f"o.email = {email}", f"o.contact_id = {contact_id}"]
+        known = " or ".join(
+            f"""exists (select 1 from syncd.opt_out o
+                           where o.lifted_at is {lifted} and {self._all_mail()}
+                             and o.kind <> 'vanished' and {one})"""
+            for lifted in ("null", "not null")
+            for one in of
+        )
+        any_no = f"select exists (select 1 from syncd.opt_out o where {self._all_mail()})"
+        return f"case when ({any_no}) then {known} else false end"
 
     def _if_any_refused(self, condition: str) -> str:
         """*condition*, which holds anyhow while nobody at all has said no."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +42,11 @@ class Ending:
 
     async def finish(self, scan: Scan) -> None:
         """All pages have been met: note who was not among them."""
-        me, key, last = self._me, scan.list_key, ""
+        me, key = self._me, scan.list_key
         visible: float = self.adapter.traits.visible_after
-        while to := await self.pool.fetchval(sql.reading.last_missing, me, last, WINDOW):
-            window = (last, to, scan.begun_at, visible)
-            await self._fenced(scan, sql.reading.miss, me, key, scan.id, *window)
-            last = to
+        await self._miss(scan, key)
+        for one in await self._lists_read(key):
+            await self._miss(scan, one)
         since = (scan.begun_at, visible)
         await self._fenced(scan, sql.reading.miss_waiting, me, key, scan.id, *since)
         drift = await transact(self.pool, lambda c: self._close(c, scan))
@@ -55,6 +55,21 @@ class Ending:
             await self.lists.look()  # emptied, or is it the list that is gone?
         await self.answer()
         await self.lists.remember()
+
+    async def _lists_read(self, key: str) -> Sequence[str]:
+        """Our lists whose members a scan of the account has told, too."""
+        if key or not self.adapter.traits.tells_members:
+            return ()
+        await self.lists.look()  # of one that is gone there nobody was met
+        return [row["list_id"] for row in await self.pool.fetch(sql.lists.there, self._me)]
+
+    async def _miss(self, scan: Scan, key: str) -> None:
+        """Who should have been met in that list ('': the account), and was not."""
+        last, visible = "", self.adapter.traits.visible_after
+        while to := await self.pool.fetchval(sql.reading.last_missing, self._me, last, WINDOW):
+            window = (last, to, scan.begun_at, visible)
+            await self._fenced(scan, sql.reading.miss, self._me, key, scan.id, *window)
+            last = to
 
     async def _fenced(self, scan: Scan, statement: str, *args: object) -> None:
         """Nobody is missed by a scan that another worker has ended, nor by the one after it."""
@@ -74,11 +89,14 @@ class Ending:
         assert row is not None
         drift = dict(row)
         await connection.execute(sql.reading.forget_seen, me, key, scan.id)
+        if not key and self.adapter.traits.tells_members:
+            await connection.execute(sql.reading.forget_members, me, scan.id)
         counts = orjson.dumps(drift).decode()
         if await connection.fetchval(sql.reading.finish, scan.id, self.worker_id, counts) is None:
             raise Fenced(TAKEN_OVER)
         visible: float = self.adapter.traits.visible_after
-        await connection.execute(sql.reading.ask_again, me, key, scan.id, visible)
+        members = bool(self.adapter.traits.tells_members)
+        await connection.execute(sql.reading.ask_again, me, key, scan.id, visible, members)
         await connection.execute(sql.reading.stamp_list, me, key)
         return drift
 

@@ -113,6 +113,8 @@ class Lists:
         )  # fmt: skip
         for row in rows:
             log.warning("list changed there", list=row["list_id"], state=row["state"])
+        if gone := [row["list_id"] for row in rows if row["state"] == "asks"]:
+            await self.pool.execute(sql.lists.refused_for, self._me, gone)
         await self.remember()
         return there
 

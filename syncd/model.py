@@ -349,6 +349,11 @@ class Traits:
         """Whether every record of a scan of the account says in which lists it is."""
         return bool(self.can & Can.LISTS) and self.scans == "account"
 
+    @property
+    def tells_members(self) -> bool:
+        """Whether a scan of the account goes on to say of every list who is in it."""
+        return bool(self.can & Can.LISTS) and self.scans == "account, then lists"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

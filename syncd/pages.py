@@ -71,6 +71,8 @@ class Pages:
             await connection.execute(sql.reading.meet, self._me, scan.list_key, scan.id, *columns)
         if scan.matcher.tells_lists and matched.owners:
             await self._note_left(connection, scan, matched)
+        if not scan.list_key:
+            await self._meet_members(connection, scan, records, matched)
         if matched.news and await connection.fetchval(sql.reading.is_planned, self._me):
             source = self.desired.source.name
             await connection.execute(sql.plan.note_changes, source, sorted(matched.news))
@@ -82,6 +84,26 @@ class Pages:
         await connection.execute(
             sql.reading.left, self._me, scan.id, met, ids, lists, scan.begun_at
         )
+
+    async def _meet_members(
+        self,
+        connection: Connection,
+        scan: Scan,
+        records: Mapping[str, Seen],
+        matched: Matched,
+    ) -> None:
+        """Where a scan of the account goes on list by list: who is in which of ours."""
+        if scan.matcher.tells_lists:
+            return
+        members: dict[str, list[tuple[str | None, ...]]] = {}
+        for one in records.values():
+            for there in one.lists:
+                if (ours := scan.matcher.source_lists.get(there)) is not None:
+                    row = _row(one, matched.owners.get(one.remote_id))
+                    members.setdefault(ours, []).append(row)
+        for ours, rows in sorted(members.items()):
+            columns = map(list, zip(*rows, strict=True))
+            await connection.execute(sql.reading.meet, self._me, ours, scan.id, *columns)
 
     async def _known(self, connection: Connection, scan: Scan, records: Sequence[Seen]) -> Known:
         me, numbers = self._me, [one.remote_id for one in records]

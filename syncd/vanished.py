@@ -72,7 +72,7 @@ def _quoted(item: str) -> str:
 
 def _opt_outs(one: Gone) -> Sequence[tuple[Any, ...]]:
     """Of all mail where nothing is left, else of each list."""
-    how = "left, by a scan and a look-up" if one.met else "missed by two whole scans of"
+    how = "left, and is still in the account" if one.met else "missed by two whole scans of"
     evidence = orjson.dumps({how: one.lists}).decode()
     lists = [None] if one.whole else list(one.lists)
     return [(one.contact_id, one.email, list_id, evidence) for list_id in lists]

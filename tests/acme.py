@@ -251,6 +251,14 @@ class Acme:
             del self.records[record.id]
         return {"ok": record.id if record is not None else ""}
 
+    def route(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/push", self.push)
+        router.add_post("/jobs", self.push)
+        router.add_get("/jobs/{number}", self.job)
+        router.add_post("/find", self.find)
+        router.add_get("/opt_outs", self.opt_outs)
+        router.add_get("/check", self.check)
+
     async def job(self, request: web.Request) -> web.StreamResponse:
         number = request.match_info["number"]
         self.requests.append((f"/jobs/{number}", 0))
@@ -304,12 +312,7 @@ async def serving(key: Key, kind: type[Acme] = Acme) -> AsyncIterator[Acme]:
     """Acme on a free port of this machine."""
     acme = kind(key)
     app = web.Application(client_max_size=2**26)
-    app.router.add_post("/push", acme.push)
-    app.router.add_post("/jobs", acme.push)
-    app.router.add_get("/jobs/{number}", acme.job)
-    app.router.add_post("/find", acme.find)
-    app.router.add_get("/opt_outs", acme.opt_outs)
-    app.router.add_get("/check", acme.check)
+    acme.route(app.router)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

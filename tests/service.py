@@ -223,7 +223,8 @@ class Service:
                 await self.learnt(given["account_id"], value)
         else:
             self.environ[variable(name)] = orjson.dumps(box.state.demo).decode()
-            self.secrets.add(box.state.demo["private_key"])
+            secret = {"private_key", "secret_key", "password"} & box.state.demo.keys()
+            self.secrets |= {box.state.demo[one] for one in secret}
         row = {
             "name": name,
             "provider": box.state.provider,

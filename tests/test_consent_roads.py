@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 from company import Company, add, company
 
+from syncd import control
 from syncd.db import Pool
 from syncd.model import Can, Traits
 from syncd.providers import provider
@@ -176,8 +177,7 @@ async def rename(at: Company, _name: str) -> None:
 async def test_who_left_one_list_there_is_not_put_into_it_again(
     database: str, pool: Pool, name: str, roads: list[Callable[[Company, str], Awaitable[None]]]
 ) -> None:
-    """And stays in the other one, mailable. Where the reading goes list by list it is written down
-    as a no; elsewhere no request of ours says anything of a list that we do not change."""
+    """And stays in the other one, mailable. It is written down as a no to the list."""
     if not traits(name).can & Can.LISTS:
         pytest.skip("lists are a property of ours there, which people cannot change")
     async with company(database, pool, [name], options=KNOWS) as at:
@@ -187,16 +187,19 @@ async def test_who_left_one_list_there_is_not_put_into_it_again(
         remote = {row["list_id"]: row["remote_id"] for row in rows}
         leaves_list(at, name, ANN, remote["vip"])
         assert not is_in(at, name, ANN, remote["vip"])
+        if change in roads:  # before any reading has told of it
+            await change(at, name)
+            assert not is_in(at, name, ANN, remote["vip"])
+            await pool.execute("update syncd.contact set first_name = 'A'")
         await at.scan(name)
         for road in roads:
             await road(at, name)
             assert at.mailed(name, ANN)
             assert not is_in(at, name, ANN, remote["vip"]), road.__name__
             assert is_in(at, name, ANN, remote["news"])
-        noted = await pool.fetch(
+        assert await pool.fetch(
             "select 1 from syncd.opt_out where list_id = 'vip' and contact_id = 'ann'"
         )
-        assert bool(noted) == (traits(name).scans_lists or traits(name).tells_lists)
         await pool.execute("delete from syncd.membership where list_id = 'vip'")
         await at.backfill()
         assert is_in(at, name, ANN, remote["news"])
@@ -339,3 +342,20 @@ async def test_a_no_at_one_destination_is_obeyed_at_the_second_of_the_source(
         vanished = [row[0] for row in kinds] == ["vanished"]  # nobody can tell why: see the README
         assert at.mailed(other, ANN) == vanished
         assert at.mailed(other, BOB)
+
+
+async def test_a_no_that_a_person_lifts_is_over_also_for_who_is_new_there(
+    database: str, pool: Pool, name: str
+) -> None:
+    """Ann said no there, left the source, and is back under another id: a provider may have kept
+    the no with the address. Where that is final, newer consent would not help either."""
+    async with company(database, pool, [name], options=KNOWS, when_gone="delete") as at:
+        await at.backfill()
+        await says_no(at, name)
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        assert await control.lift(pool, ANN, None, "signed the form again", "test")
+        await add(pool, "ann2", ANN)
+        await at.backfill(quiet=False)
+        assert at.mailed(name, ANN) == bool(traits(name).can & Can.RESUBSCRIBE)
+        resubscribed(at, name).clear()  # a person said so

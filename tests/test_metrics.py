@@ -18,10 +18,13 @@ import asyncpg
 import orjson
 import pytest
 import service
+from cmdline import environment
+from cmdline import syncd as command
 from prometheus_client.parser import text_string_to_metric_families
 from service import Process, Service, until
 
 from syncd.metrics import GAUGES, Metrics
+from syncd.sandbox import Handle
 from syncd.secrets import variable
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -161,6 +164,53 @@ async def test_what_is_wrong_is_shown(syncd: Service) -> None:
     await syncd.set("shop", paused=False, halted="by hand")
     await page.shows(0, "syncd_paused", **shop)
     await page.shows(1, "syncd_halted", **shop)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong", "right", "why"),
+    [
+        ({}, {"deletes": False}, {"deletes": True}, "the no is not conveyed: DELETE answered 405"),
+        ({"write_unsubscribe": True}, {"refused": ["user7@example0.org"]}, {"refused": []},
+         "refused: The e-mail is not valid"),
+    ],
+    ids=["lacking", "refused"],
+)  # fmt: skip
+async def test_a_no_that_the_provider_cannot_be_told_is_shown_until_it_was(
+    syncd: Service, options: dict[str, Any], wrong: Any, right: Any, why: str
+) -> None:
+    """CleverCampaign, where all but three calls are guessed."""
+    box = await syncd.sandbox("clevercampaign")
+    await syncd.destination("shop", box, options=options, per_second=1000.0)
+    page = Page(await syncd.daemon())
+    await syncd.in_step()
+    shop, silent = {"destination": "shop"}, "syncd_opt_outs_not_conveyed_contacts"
+    await page.shows(0, silent, **shop)
+
+    box.set_limits(**wrong)
+    await syncd.db.execute("update syncd.contact set subscribed = false where id = 'c00007'")
+    await page.shows(1, silent, **shop)
+    told = await command("status", env=environment(syncd.url, **syncd.environ))
+    assert told.code == 1
+    lines = told.out[told.out.index("shop") :].splitlines()
+    assert "1 opt-out could not be conveyed" in lines[1]
+    said = " ".join(told.out.split())
+    assert why in said
+    assert "by hand: contact c00007" in said
+    assert _mailed(box, "user7@example0.org")
+
+    box.set_limits(**right)
+    await syncd.db.execute(  # as with every change of what is sent, everybody is sent once more
+        """update syncd.destination set options = options || '{"page_size": 50}'"""
+    )
+    assert (await syncd.command("retry", "shop"))[0] == "done"
+    await until(lambda: not _mailed(box, "user7@example0.org"), "told")
+    await syncd.in_step()
+    await page.shows(0, silent, **shop)
+
+
+def _mailed(box: Handle, email: str) -> bool:
+    people = box.snapshot()["profiles"].values()
+    return any(one["email"] == email and one["mailable"] for one in people)
 
 
 async def test_work_that_stalls_is_no_longer_healthy(syncd: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -42,11 +43,19 @@ from syncd.model import (
     Verb,
     Waits,
 )
+from syncd.providers import redcappi_translate
 from syncd.providers.redcappi import RedCappi, RedCappiCredential, RedCappiOptions
 from syncd.providers.redcappi_answers import is_empty, is_gone, judged, table, written
 from syncd.providers.redcappi_push import HalfDone, Scope, halfway
 from syncd.providers.redcappi_sign import authorization, encoded, php_json, string_to_sign
-from syncd.providers.redcappi_translate import FIELDS, Rules, content, email_fault, tidy
+from syncd.providers.redcappi_translate import (
+    FIELDS,
+    Rules,
+    content,
+    email_fault,
+    planned,
+    tidy,
+)
 from syncd.sandbox import Handle, serve
 from syncd.sandbox import redcappi_php as php
 from syncd.wire import HttpWire
@@ -1019,3 +1028,31 @@ async def test_check_names_wrong_keys_and_a_wrong_host(box: Handle) -> None:
         (found,) = await red.check()
         assert (found.exit_code, "Extra" in found.remedy) == (77, True)
         box.state.ledger.violations.clear()  # a hash made with a key that was replaced
+
+
+def test_whoever_is_new_is_planned_as_the_long_way_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a short way for them, for in a first backfill that is everybody."""
+    dice, rules, taken = random.Random(5), Rules(), 0
+    is_new = redcappi_translate._is_new
+    for _ in range(3000):
+        want = Person(
+            dice.choice(["a@x.org", "", "Ä@x.org", "no"]),
+            {
+                "first_name": dice.choice(["A", None, "\x00b"]),
+                "dob": dice.choice(["1990-02-01", "x"]),
+            },
+            {one: one * 2 for one in "abc" if dice.random() < 0.5},
+            dice.random() < 0.8,
+        )
+        was = None if dice.random() < 0.7 else Person("a@x.org", {}, {"a": "aa"}, True)
+        change = Change(
+            "1", dice.choice([Verb.PUT] * 5 + [Verb.WITHDRAW]), want, was,
+            dice.choice([None, {}, {"ids": {"aa": "9"}}]), dice.random() < 0.7,
+            dice.random() < 0.2, dice.random() < 0.2, ("a",) if dice.random() < 0.1 else (),
+        )  # fmt: skip
+        monkeypatch.setattr(redcappi_translate, "_is_new", is_new)
+        taken += is_new(change)
+        told = planned(change, rules)
+        monkeypatch.setattr(redcappi_translate, "_is_new", lambda _: False)
+        assert told == planned(change, rules)
+    assert taken > 300

@@ -126,6 +126,12 @@ class Calls:
             self._root = root_of(entries[0].uri)
         return f"{self._root}/lists/{number}"
 
+    async def has_list(self, number: str) -> bool:
+        answer = await self.read(f"/lists/{number}")
+        if answer.status >= 300 and answer.status != 404:
+            raise Indivisible(said(answer), status=answer.status)
+        return answer.status != 404
+
     # ── Contacts ────────────────────────────────────────────────────────────────────────────
 
     async def contact(self, number: str) -> Entry | None:

@@ -207,6 +207,8 @@ class Single:
             return self._said_no(change, remote, lacking, found)
         held, was = found.lists, change.was
         if (left := _left_there(change, held)) is not None:
+            if not await self._calls.has_list(want.lists[left]):
+                return Rejected(f"list {left}: it is not there any more", 404)
             return OptedOut(list_id=left, evidence={"left": "a list, at the provider"})
         ours = {*want.lists.values(), *(was.lists.values() if was is not None else ())}
         lists = {number: uri for number, uri in held.items() if number not in ours}

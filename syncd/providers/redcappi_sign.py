@@ -95,14 +95,22 @@ def php_json(told: Any) -> str:
     The top level's keys are ordered without regard to case; PHP has no empty object.
     """
     if type(told) is dict:
-        fold = str.lower if "".join(told).isascii() else _folded
-        told = {key: told[key] for key in sorted(told, key=fold)} or []
+        names = tuple(told)
+        if (order := _order(names)) != names:
+            told = {name: told[name] for name in order}
+        told = told or []
         if (plain := _plain(told)) is not None:
             return plain
     text = json.dumps(told, separators=(",", ":")).replace("/", "\\/")
     if "\\u007f" in text:
         text = _DELETE_CHARACTER.sub(lambda m: m[0] if m[1] == "\\" else "\x7f", text)
     return text
+
+
+@lru_cache(maxsize=64)
+def _order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same few names come again and again."""
+    return tuple(sorted(names, key=str.lower if "".join(names).isascii() else _folded))
 
 
 def _plain(told: Mapping[str, Any] | list[Any]) -> str | None:

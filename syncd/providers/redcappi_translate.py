@@ -92,8 +92,10 @@ class Plan:
 
 def planned(change: Change, rules: Rules) -> Plan | Outcome:
     """What one change asks of RedCappi, or what becomes of it without a request."""
-    plan = _known(change)
     want = change.want
+    if want is not None and want.subscribed and want.lists and _is_new(change):
+        return _added(change, want, rules)
+    plan = _known(change)
     if change.verb is not Verb.PUT or want is None:
         return _taken_out(plan)
     if not want.subscribed or not want.lists:
@@ -110,6 +112,22 @@ def planned(change: Change, rules: Rules) -> Plan | Outcome:
     plan.body = Body.of(values)
     same = was is not None and content(was, rules, []) == values
     return _placed(plan, want, same)
+
+
+def _is_new(change: Change) -> bool:
+    """Whether nothing at all is known of the contact: as in a first backfill, of everybody."""
+    known = change.was is not None or change.remote or change.doubtful or change.missed
+    return change.may_create and not known and change.verb is Verb.PUT
+
+
+def _added(change: Change, want: Person, rules: Rules) -> Plan | Outcome:
+    """What `_placed` comes to for them: an add to each list."""
+    if fault := email_fault(want.email):
+        return Rejected(f"email_address {fault}")
+    names = {there: ours for ours, there in want.lists.items()}
+    plan = Plan(change, joins=list(names), names=names)
+    plan.body = Body.of(content(want, rules, plan.lacking))
+    return plan
 
 
 def _known(change: Change) -> Plan:

@@ -51,6 +51,9 @@ class Stand(SandboxStand):
             for one in self.profiles.values()
         ]  # fmt: skip
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        self.box.act("leave", email=email, list=list_id)
+
     def tidy(self, text: str) -> str:
         """Nothing is documented; NFC, LF, and without what XML cannot hold."""
         text = re.sub(r"\r\n?|[\v\f\x85\u2028\u2029]", "\n", text)

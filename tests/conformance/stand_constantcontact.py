@@ -64,6 +64,9 @@ class Stand(SandboxStand):
             for one in self.profiles.values()
         ]
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        self.box.act("leave_list", email=email, list=int(list_id))
+
     def tidy(self, text: str) -> str:
         """(4, 6): one line without what XML cannot carry, trimmed, at most 50 characters."""
         text = re.sub(r"[ \t]*(\r\n|[\n\r\v\f\x85\u2028\u2029])[ \t]*", " ", text)

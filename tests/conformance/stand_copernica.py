@@ -80,6 +80,14 @@ class Stand(SandboxStand):
             if one["removed"] is None
         ]  # fmt: skip
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        data = self.box.state.data
+        if column := data.columns.get(int(list_id)):
+            self.box.act("set_field", email=email, name=column.name, value="0")
+            return
+        (one,) = (one for one in data.live() if one.fields["email"] == email)
+        one.interests.discard(self.box.snapshot()["interests"][list_id]["name"])
+
     def refuse(self, email: str) -> None:
         self.box.set_limits(banned=[email])
 

@@ -49,6 +49,9 @@ class Stand(SandboxStand):
             for one in self.profiles.values()
         ]
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        self.box.act("delete", email=email, list=int(list_id))
+
     def tidy(self, text: str) -> str:
         """(6): strings without controls and halves of pairs, NFC; lines are joined."""
         text = re.sub(r"[ \t]*(\r\n|[\n\r\v\f\x85\u2028\u2029])[ \t]*", " ", text)

@@ -92,6 +92,10 @@ class Stand(ABC):
     def say_no(self, email: str) -> None:
         """The person opts out there."""
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        """The person leaves this one list there. Where lists are objects of their own."""
+        raise NotImplementedError
+
     @property
     def looks_up(self) -> int:
         """Requests about each new contact before it is made."""

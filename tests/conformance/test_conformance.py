@@ -6,7 +6,7 @@ each way that its stand names; see `stands`. The core is there in small: `core`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -668,7 +668,114 @@ async def test_what_a_scan_says_makes_an_update_of_whom_it_met(here: Here, core:
     assert {here.text_of(one.email) for one in new.values()} == {"New"}
 
 
+class Told:
+    """What a whole scan says of one address: its remote lists, and whether it is mailed."""
+
+    def __init__(self) -> None:
+        self.lists: set[str] = set()
+        self.statuses: set[bool | None] = set()
+
+
+async def scanned(here: Here) -> dict[str, Told]:
+    """Every list of ours, or the account."""
+    by_list = here.adapter.traits.scans_lists
+    told: dict[str, Told] = {}
+    for key in here.lists.values() if by_list else [None]:
+        async for page in here.adapter.scan(key, None):
+            for one in page.records:
+                met = told.setdefault((one.email or "").lower(), Told())
+                met.statuses.add(one.subscribed)
+                met.lists |= {*one.lists, *({key} - {None})} & set(here.lists.values())
+    return told
+
+
+async def test_a_scan_tells_lists_and_status_as_they_are(here: Here, core: Core) -> None:
+    """A status that is told is true; where opt-outs cannot be read, who said no is shown so, or is
+    not shown at all."""
+    if Can.SCAN not in here.can:
+        pytest.skip("nothing can be paged through there")
+    await core.put({"c1": here.person(1, "news", "vip"), "c2": here.person(2, "vip"),
+                    "c3": here.person(3, "news")})  # fmt: skip
+    here.stand.say_no("p3@x.example.org")
+    told = await scanned(here)
+    if Can.LISTS in here.can:
+        assert told["p1@x.example.org"].lists == set(here.lists.values())
+        assert told["p2@x.example.org"].lists == {here.lists["vip"]}
+    assert False not in told["p1@x.example.org"].statuses
+    no = told.get("p3@x.example.org", Told()).statuses
+    assert True not in no
+    assert Can.OPT_OUT in here.can or not no or False in no
+
+
+async def read_back(here: Here, changes: Sequence[Change]) -> list[Seen | None]:
+    """As an audit does: one by one where that can be, else by a scan."""
+    if Can.WHOLE in here.can:
+        return list(await here.adapter.read_whole(changes))
+    met = {(one.email or "").lower(): one
+           async for page in here.adapter.scan(None, None) for one in page.records}  # fmt: skip
+    people = [one.want for one in changes]
+    return [None if one is None else met.get(one.email.lower()) for one in people]
+
+
+async def test_what_is_read_back_is_what_was_sent_and_a_difference_is_seen(
+    here: Here, core: Core
+) -> None:
+    """What a provider makes of a text is no difference, or it would be mended for ever."""
+    if not here.can & Can.COMPARE:
+        pytest.skip("fields cannot be read back there")
+    people = {f"c{n}": here.person(n, text=text) for n, text in enumerate(TEXTS)}
+    await core.put(people)
+    asked = [core.change(key, one) for key, one in people.items()]
+    asked.insert(1, core.change("nobody", here.person(999)))
+    told = await read_back(here, asked)
+    assert [one is None for one in told] == [n == 1 for n in range(len(asked))]
+    compare = await here.adapter.comparer()
+    for change, one in zip(asked, told, strict=True):
+        if one is None:
+            continue
+        assert change.want is not None
+        assert one.contact_id in (None, change.contact_id)
+        assert one.fields is not None
+        assert compare(change.want, one.fields) == {}
+        other = change.want._replace(fields={here.stand.text_field: "Another"})
+        assert list(compare(other, one.fields)) == [here.stand.text_field]
+
+
+async def test_a_look_up_tells_the_lists_where_it_says_any(here: Here, core: Core) -> None:
+    """The core believes who left a list once a scan of the account and a look-up say the same."""
+    if not (here.can & Can.FIND and here.can & Can.LISTS):
+        pytest.skip("nobody is looked up in lists there")
+    people = {"c1": here.person(1, "news", "vip"), "c2": here.person(2, "vip")}
+    await core.put(people)
+    here.stand.leave_list("p1@x.example.org", here.lists["vip"])
+    found = await here.adapter.find([core.change(key, one) for key, one in people.items()])
+    for one, expected in zip(found, ("news", "vip"), strict=True):
+        assert one.lists is not None or not here.adapter.traits.tells_lists
+        if one.lists is not None:
+            assert set(one.lists) & set(here.lists.values()) == {here.lists[expected]}
+
+
 # ── Lists ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_who_left_one_list_there_is_seen_outside_and_not_put_back(
+    here: Here, core: Core
+) -> None:
+    if Can.LISTS not in here.can:
+        pytest.skip("lists are a property of ours there, which people cannot change")
+    both = ("news", "vip")
+    await core.put({"c1": here.person(1, *both), "c2": here.person(2, *both)})
+    here.stand.leave_list("p1@x.example.org", here.lists["vip"])
+    if Can.SCAN in here.can:
+        told = await scanned(here)
+        assert told["p1@x.example.org"].lists == {here.lists["news"]}
+        assert told["p2@x.example.org"].lists == set(here.lists.values())
+    (outcome,) = (await core.put({"c1": here.person(1, *both, text="New")})).values()
+    assert here.lists_of("p1@x.example.org") == {"news"}
+    assert here.mailable("p1@x.example.org")
+    assert not isinstance(outcome, OptedOut) or outcome.list_id == "vip"
+    assert here.lists_of("p2@x.example.org") == set(both)
+
 
 LIST_NAMES = ("Søde Kunder & 50% + A/B", "<b>\"q\"</b> 'x'", "Ünï ~*!() #1", "list-id 9, created")
 

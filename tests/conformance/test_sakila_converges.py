@@ -48,7 +48,7 @@ CASES = {
     "clevercampaign": ("clevercampaign", "", None),
 }
 WHOLE = bool(os.environ.get("SYNCD_TEST_PRODUCT"))
-"""Also what takes long: every way of an account with faults on, polite limits for all fifty."""
+"""Also what takes long: every way of an account with faults on."""
 EVERYTHING = {
     "latency_ms": [0, 5], "error_rate": 0.04, "error_html": 0.03, "error_after": 0.04,
     "rate_429": 0.04, "cut_before": 0.04, "cut_after": 0.04, "half_answer": 0.03, "html": 0.03,
@@ -228,7 +228,7 @@ async def test_with_every_fault_on_it_arrives_all_the_same(shop: Shop) -> None:
 
 
 POLITE = [("clevertap", 50), ("constantcontact", 50), ("copernica", 50),
-          ("clevercampaign", 50 if WHOLE else 15)]  # fmt: skip
+          ("clevercampaign", 50)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("provider", "number"), POLITE)

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-from acme import Acme, Adapter, serving
+import orjson
+from acme import Acme, Adapter, _read, serving
 from aiohttp import web
 from pydantic import SecretStr, field_validator
 from stands import Held, Mishap, Stand, Vector
@@ -20,13 +21,17 @@ from syncd.errors import ProviderError
 from syncd.model import (
     Can,
     Change,
+    Comparer,
+    Differences,
     Finding,
     Found,
     Meter,
     Outcome,
+    Page,
     Person,
     Rejected,
     Request,
+    Seen,
     Traits,
 )
 from syncd.providers import Credential, Options
@@ -36,6 +41,9 @@ FAULTS: Mapping[Mishap, Any] = {
     "error_after": "lost", "html": "garbage", "garbage": "garbage", "error": 500, "rate_429": 429,
 }  # fmt: skip
 ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.\w+")
+
+
+READS = Can.SCAN | Can.LISTS | Can.COMPARE
 
 
 class BriskKey(Credential):
@@ -59,8 +67,10 @@ class Brisk(Adapter):
         batch=100,
         meters={"default": Meter(in_flight=4)},
         key="ours",
-        can=Can.REPEAT | Can.FIND | Can.OPT_OUT | Can.RESUBSCRIBE | Can.ERASE,
+        can=Can.REPEAT | Can.FIND | Can.OPT_OUT | Can.RESUBSCRIBE | Can.ERASE | READS,
         default_fields={"first": "first_name"},
+        scans="account",
+        whole_pages=True,
     )
 
     @classmethod
@@ -90,11 +100,63 @@ class Brisk(Adapter):
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         good = [one._replace(want=tidied(one.want), was=tidied(one.was))
                 for one in changes if not is_bad(one)]  # fmt: skip
-        told = iter(await super().push(good) if good else [])
+        told = iter(await super().push([self.moved(one) for one in good]) if good else [])
         return [Rejected("no address") if is_bad(one) else next(told) for one in changes]
 
+    @classmethod
+    def moved(cls, change: Change) -> Change:
+        """Only with the lists that change: a person may have left one of the others."""
+        want, was = change.want, change.was
+        if want is None or was is None:
+            return change
+        stays = {k for k, one in want.lists.items() if change.sure_lists.get(k) == one}
+        return change._replace(
+            want=want._replace(lists={k: v for k, v in want.lists.items() if k not in stays}),
+            was=was._replace(lists={k: v for k, v in was.lists.items() if k not in stays}),
+        )
+
     async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
-        return await super().find(changes) if changes else []
+        if not changes:
+            return []
+        found = await super().find(changes)
+        there = {one.remote_id: one.lists for one in await self._records()}
+        return [
+            one if one.remote is None else replace(one, lists=there.get(one.remote["id"]))
+            for one in found
+        ]
+
+    async def _records(self) -> Sequence[Seen]:
+        rows = _read(await self._wire.send(Request("GET", "/records")))
+        return [Seen(**row) for row in rows]
+
+    async def comparer(self) -> Comparer:
+        return unlike
+
+    async def scan(
+        self,
+        list_id: str | None,
+        cursor: Mapping[str, Any] | None,
+    ) -> AsyncIterator[Page]:
+        if cursor is None and (records := await self._records()):
+            yield Page(records, {"read": True})
+
+    @classmethod
+    def remembered(
+        cls,
+        remote: Mapping[str, Any] | None,
+        list_id: str | None,
+        seen: Seen,
+    ) -> Mapping[str, Any]:
+        return {"id": seen.remote_id}
+
+    async def lists(self) -> Mapping[str, str]:
+        told: Mapping[str, str] = _read(await self._wire.send(Request("GET", "/lists")))
+        return told
+
+    async def create_list(self, name: str) -> str:
+        body = orjson.dumps({"name": name})
+        told = _read(await self._wire.send(Request("POST", "/lists", body, repeatable=True)))
+        return str(told["id"])
 
 
 def is_bad(change: Change) -> bool:
@@ -110,8 +172,40 @@ def tidied(want: Person | None) -> Person | None:
     return want._replace(fields=texts)
 
 
+def unlike(person: Person, told: Mapping[str, Any]) -> Differences:
+    wanted = tidied(person)
+    assert wanted is not None
+    pairs = {name: (value, told.get(name)) for name, value in wanted.fields.items()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 class Server(Acme):
-    """Takes one key."""
+    """Takes one key; tells of lists, and of everybody."""
+
+    def route(self, router: web.UrlDispatcher) -> None:
+        super().route(router)
+        self.names: dict[str, str] = {}
+        router.add_get("/records", self.everybody)
+        router.add_get("/lists", self.all_lists)
+        router.add_post("/lists", self.add_list)
+
+    async def everybody(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, 0))
+        return web.json_response([
+            {"remote_id": one.id, "email": one.email, "contact_id": one.owner,
+             "subscribed": one.subscribed, "lists": sorted(one.lists), "fields": one.fields}
+            for one in self.records.values()
+        ])  # fmt: skip
+
+    async def all_lists(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, 0))
+        return web.json_response(self.names)
+
+    async def add_list(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.path, 0))
+        number = f"L{len(self.names) + 1}"
+        self.names[number] = orjson.loads(await request.read())["name"]
+        return web.json_response({"id": number})
 
     async def push(self, request: web.Request) -> web.StreamResponse:
         self.unauthorized |= request.headers.get("X-Brisk-Key") != "brisk-secret-key"
@@ -163,6 +257,10 @@ class BriskStand(Stand):
         self.server.say_no(email)
         self.server.notices.append({"email": email})
 
+    def leave_list(self, email: str, list_id: str) -> None:
+        for one in self.server.at(email):
+            one.lists.discard(list_id)
+
     def refuse(self, email: str) -> None:
         number = re.sub(r"\D", "", email.partition("@")[0])
         self.server.refuses = {f"c{number}": {"rejected": "not liked"}}
@@ -212,7 +310,7 @@ class Boasting(Brisk):
     """Declares what it cannot."""
 
     name = "boasting"
-    traits = replace(Brisk.traits, can=Brisk.traits.can | Can.SCAN)
+    traits = replace(Brisk.traits, can=Brisk.traits.can | Can.EXPORT)
 
 
 class Forgiving(Brisk):
@@ -296,6 +394,74 @@ class Unmetered(Brisk):
         return {"other": Meter()}
 
 
+class Vague(Brisk):
+    """A look-up says that nobody is in any list."""
+
+    name = "vague"
+
+    async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
+        return [replace(one, lists=()) for one in await super().find(changes)]
+
+
+class Mute(Brisk):
+    """A look-up says nothing of lists, though the core is told that it does."""
+
+    name = "mute"
+
+    async def find(self, changes: Sequence[Change]) -> Sequence[Found]:
+        return [replace(one, lists=None) for one in await super().find(changes)]
+
+
+class Listless(Brisk):
+    """A scan forgets the lists."""
+
+    name = "listless"
+
+    async def _records(self) -> Sequence[Seen]:
+        return [replace(one, lists=()) for one in await super()._records()]
+
+
+class Cheerful(Brisk):
+    """A scan takes everybody for subscribed."""
+
+    name = "cheerful"
+
+    async def _records(self) -> Sequence[Seen]:
+        return [replace(one, subscribed=True) for one in await super()._records()]
+
+
+class ToTheLetter(Brisk):
+    """Takes what is tidied away for a difference."""
+
+    name = "totheletter"
+
+    async def comparer(self) -> Comparer:
+        return lambda person, told: {
+            name: (value, told.get(name))
+            for name, value in person.fields.items()
+            if value != told.get(name)
+        }
+
+
+class Trusting(Brisk):
+    """Sees no difference."""
+
+    name = "trusting"
+
+    async def comparer(self) -> Comparer:
+        return lambda _person, _told: {}
+
+
+class Clinging(Brisk):
+    """Puts everybody into all their lists with every change."""
+
+    name = "clinging"
+
+    @classmethod
+    def moved(cls, change: Change) -> Change:
+        return change
+
+
 BROKEN = {
     Unordered: "outcomes_are_as_many",
     Short: "outcomes_are_as_many",
@@ -307,5 +473,12 @@ BROKEN = {
     Mangling: "a_text_is_kept",
     Talkative: "shows_no_secret",
     Unmetered: "every_request_asks_for_leave",
+    Vague: "a_look_up_tells_the_lists",
+    Mute: "a_look_up_tells_the_lists",
+    Listless: "a_scan_tells_lists_and_status",
+    Cheerful: "a_scan_tells_lists_and_status",
+    ToTheLetter: "what_is_read_back",
+    Trusting: "what_is_read_back",
+    Clinging: "who_left_one_list_there",
 }
 """Which test of the suite must find it out."""
