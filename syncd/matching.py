@@ -79,6 +79,7 @@ class Matcher:
     """Matches the pages of one scan. list_key: our id of the list; '' for the whole account.
 
     tells_lists: every record says in which lists it is.
+    by_address: a contact at another address is another record.
     """
 
     list_key: str
@@ -86,6 +87,7 @@ class Matcher:
     remembered: Remembered
     source_lists: Mapping[str, str]  # remote list id → ours
     tells_lists: bool = False
+    by_address: bool = False
 
     def match(self, records: Sequence[Seen], known: Known) -> Matched:
         done = Matched()
@@ -119,9 +121,8 @@ class Matcher:
                 return one
         return owner if seen.contact_id in (None, owner) else None  # it says whose it is
 
-    @staticmethod
     def _by_address(
-        seen: Seen, known: Known, by_email: Mapping[str, Mirrored], tried: Mapping[str, Tried]
+        self, seen: Seen, known: Known, by_email: Mapping[str, Mirrored], tried: Mapping[str, Tried]
     ) -> str | None:
         email = address(seen)
         if email is None:
@@ -129,6 +130,9 @@ class Matcher:
         if email in by_email:
             return by_email[email].contact_id
         if email in tried:
+            row = known.mirror.get(tried[email].contact_id)
+            if self.by_address and row is not None and row.state in HELD and row.email != email:
+                return None  # a second one: that of before must not be forgotten for it
             return tried[email].contact_id
         wanting = known.holders.get(email)
         held = None if wanting is None else known.mirror.get(wanting)

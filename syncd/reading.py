@@ -193,7 +193,8 @@ class Reading:
         cursor = None if begun["cursor"] is None else orjson.loads(begun["cursor"])
         ours = {there: ours for ours, there in self.lists.known.items()}
         tells = bool(self.adapter.traits.tells_lists)
-        matcher = Matcher(key, remote, self.adapter.remembered, ours, tells)
+        by_address = self.adapter.traits.key == "address"
+        matcher = Matcher(key, remote, self.adapter.remembered, ours, tells, by_address)
         return Scan(begun["id"], begun["begun_at"], cursor, matcher)
 
     async def _run(self, scan: Scan) -> None:
