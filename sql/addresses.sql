@@ -51,7 +51,10 @@ with moves as materialized (
 ), doubted as (
     update syncd.journal j
        set doubtful = d.contact_id is not null, email = d.email, sent_lists = d.sent_lists,
-           left_lists = d.left_lists, silenced = coalesce(d.silenced, false)
+           left_lists = d.left_lists, silenced = coalesce(d.silenced, false),
+           -- what was refused said nothing of this record: nobody would wait for the end of a doubt
+           state = case when d.contact_id is not null and j.state = 'rejected' then 'due'
+                        else j.state end
       from moves
       left join doubts d on d.contact_id = moves.of and d.goes
      where j.destination_id = $1::int and j.contact_id = moves.contact_id

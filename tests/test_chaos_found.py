@@ -9,6 +9,7 @@ import pytest
 from acme_lists import shop
 from company import add, company
 
+from syncd import sql
 from syncd.db import Pool
 from syncd.matching import Matcher
 from syncd.model import Seen
@@ -397,6 +398,33 @@ async def test_a_no_that_is_heard_while_an_address_changes_is_said_at_the_new_on
         assert not at.mailed(name, BOB if swaps else "t@x.test")
         if name == "clevertap":  # the stand-in notes what could not be known yet
             at.boxes[name].state.writes.resubscribed.clear()
+
+
+async def test_who_was_refused_and_gets_a_record_in_doubt_is_no_longer_refused(
+    database: str, pool: Pool
+) -> None:
+    """Ann's move to another address was lost; her record became bob's by an exchange. While he
+    stayed refused, others were sent to the address where that record may have got to."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await at.backfill()
+        await pool.execute("""
+            insert into syncd.journal (destination_id, contact_id, wish, lane, state, doubtful,
+                                       email, sent_lists, digest, last_error)
+            select m.destination_id, m.contact_id, 'upsert', 1, s.state, s.state = 'due', s.email,
+                   '{news}', m.digest, 'no'
+              from syncd.mirror m
+              join (values ('ann', 'due', 's@x.test'), ('bob', 'rejected', null))
+                   s (contact_id, state, email) using (contact_id)""")
+        await pool.execute(SWAP)
+        (row,) = await at.app.destinations(["redcappi"])
+        both = (["ann", "bob"], ["bob", "ann"])  # as a pass does that finds bob's no unchanged
+        assert await pool.fetchval(sql.addresses.exchange, row.id, *both, True, False) == 2
+        bob = await pool.fetchrow(
+            "select doubtful, email, state from syncd.journal where contact_id = 'bob'"
+        )
+        assert bob is not None
+        assert tuple(bob) == (True, "s@x.test", "due")
+        await at.backfill()
 
 
 async def test_who_may_have_a_record_gets_nobody_elses_before_it_is_looked_for(
