@@ -21,6 +21,7 @@ update syncd.journal set state = 'due', attempts = 0, crashes = 0, due_at = now(
 HASTEN = """
 update syncd.journal set due_at = now() where ctid = any(array(
        select ctid from syncd.journal where state = 'due' and due_at > now() + interval '1 s'
+          and waits_for is null
           and receipt is null and not doubtful for update skip locked))"""
 LIFTED = """
 with lists as (
