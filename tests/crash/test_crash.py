@@ -56,7 +56,9 @@ OTHERS = {
     "erasure.shared": "tests/test_erasure.py",
     "journal.part": "tests/test_chaos_found.py",
     "journal.try_at": "tests/races/test_races_address.py",
+    "lists.refused_for": "tests/test_lists_gone.py",
     "plan.write_sharers": "tests/races/test_races_address.py",
+    "reading.forget_members": "tests/test_left_lists.py",
 }
 """What the company is too simple for, and the tests that come to it."""
 
