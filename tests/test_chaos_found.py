@@ -11,9 +11,11 @@ from company import add, company
 
 from syncd import sql
 from syncd.db import Pool
+from syncd.flow import Flow
 from syncd.matching import Matcher
 from syncd.model import Seen
 from syncd.pages import Pages, Scan
+from syncd.sandbox import Handle
 from syncd.sandbox.faults import Kind
 
 ANN, BOB = "ann@x.test", "bob@x.test"
@@ -23,6 +25,27 @@ update syncd.contact c set email = o.email from syncd.contact o
 LONG_AGO = """
 update syncd.opt_out set observed_at = observed_at - interval '1 h',
                          occurred_at = occurred_at - interval '1 h'"""
+
+
+async def sent_once(flow: Flow, *, job: bool = False) -> None:
+    """What is due is claimed, sent and settled, and that is all."""
+    journal, rules = flow.journal, flow.rules
+    claim = await (journal.claim_job(rules) if job else journal.claim(10, rules))
+    await journal.settle(claim, (await flow.push.attempt(claim)).results)
+
+
+async def moved(pool: Pool, flow: Flow, email: str) -> None:
+    """Ann has another address, and nobody waits any longer."""
+    await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
+    await flow.look()
+    await pool.execute("update syncd.journal set due_at = now()")
+
+
+def path_of(box: Handle, email: str) -> str:
+    """Of the record with this address at Constant Contact."""
+    people = box.snapshot()["profiles"]
+    number = next(key for key, one in people.items() if one["email"] == email)
+    return f"/ws/customers/syncd_sandbox/contacts/{number}"
 
 
 async def test_a_no_before_an_exchanged_address_is_sent_is_a_no_at_the_new_one_too(
@@ -163,8 +186,7 @@ async def test_whoever_is_looked_for_because_others_wait_is_in_every_list_in_the
             await pool.execute("update syncd.contact set email = 's@x.test' where id = 'ann'")
             await flow.look()
             box.next_fault("cut_before", method="PUT")
-            claim = await flow.journal.claim(10, flow.rules)
-            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            await sent_once(flow)
             assert await pool.fetchval(
                 "select doubtful from syncd.journal where contact_id = 'ann'"
             )
@@ -195,8 +217,7 @@ async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
             await add(pool, "ann", "back@x.test")
             await flow.look()
             box.next_fault("cut_after", method="POST")
-            claim = await flow.journal.claim(10, flow.rules)
-            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            await sent_once(flow)
             assert at.mailed("clevercampaign", "back@x.test")
             await pool.execute("update syncd.contact set email = $1 where id = 'ann'", ANN)
             await flow.look()
@@ -215,28 +236,15 @@ async def test_who_was_put_off_and_moves_on_is_not_sent_without_an_intent(
         box = at.boxes["constantcontact"]
         async with at.flows("constantcontact") as flows:
             flow = flows["constantcontact"]
-
-            async def moves(email: str) -> None:
-                await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
-                await flow.look()
-
             await pool.execute("update syncd.contact set first_name = 'B'")
             await flow.look()
-            people = box.snapshot()["profiles"]
-            number = next(key for key, one in people.items() if one["email"] == ANN)
-            box.next_fault(
-                "error", method="GET", path=f"/ws/customers/syncd_sandbox/contacts/{number}"
-            )
-            claim = await flow.journal.claim(10, flow.rules)
-            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            box.next_fault("error", method="GET", path=path_of(box, ANN))
+            await sent_once(flow)
             off = "select contact_id from syncd.journal where receipt ? 'put off'"
             assert await pool.fetchval(off) is not None
-            await pool.execute("update syncd.journal set due_at = now()")
-            await moves("t@x.test")
-            claim = await flow.journal.claim_job(flow.rules)
-            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
-            await moves("u@x.test")
-            await pool.execute("update syncd.journal set due_at = now()")
+            await moved(pool, flow, "t@x.test")
+            await sent_once(flow, job=True)
+            await moved(pool, flow, "u@x.test")
             await flow.pump(until_empty=True)
         assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
             BOB, "cyd@x.test", "u@x.test",
@@ -281,8 +289,7 @@ async def test_a_lost_create_of_somebody_known_as_absent_is_taken_back_before_an
             async def fails(method: str, kind: Kind) -> None:
                 box.next_fault(kind, method=method)
                 await pool.execute("update syncd.journal set due_at = now()")
-                claim = await flow.journal.claim(10, flow.rules)
-                await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+                await sent_once(flow)
 
             await pool.execute("insert into syncd.membership values ('news', 'ann')")
             await flow.look()
@@ -339,32 +346,21 @@ async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
         box = at.boxes["constantcontact"]
         async with at.flows("constantcontact") as flows:
             flow = flows["constantcontact"]
-
-            async def moves(email: str) -> None:
-                await pool.execute("update syncd.contact set email = $1 where id = 'ann'", email)
-                await flow.look()
-                await pool.execute("update syncd.journal set due_at = now()")
-
-            async def fails(method: str, kind: Kind, path: str) -> None:
-                box.next_fault(kind, method=method, path=f"/ws/customers/syncd_sandbox{path}")
-                claim = await flow.journal.claim(10, flow.rules)
-                await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
-
             await pool.execute(
                 "update syncd.membership set list_id = 'vip' where contact_id = 'ann'"
             )
-            await moves("t@x.test")
-            await fails("POST", "cut_after", "/contacts")
-            people = box.snapshot()["profiles"]
-            number = next(key for key, one in people.items() if one["email"] == "t@x.test")
+            await moved(pool, flow, "t@x.test")
+            box.next_fault("cut_after", method="POST", path="/ws/customers/syncd_sandbox/contacts")
+            await sent_once(flow)
             await pool.execute("update syncd.journal set due_at = now()")
             if scans:
                 await flow.scan_all()
                 known = "select email from syncd.mirror where contact_id = 'ann'"
                 assert await pool.fetchval(known) == ANN
             else:
-                await fails("GET", "error", f"/contacts/{number}")
-            await moves("u@x.test")
+                box.next_fault("error", method="GET", path=path_of(box, "t@x.test"))
+                await sent_once(flow)
+            await moved(pool, flow, "u@x.test")
             await flow.pump(until_empty=True)
         assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
             BOB, "cyd@x.test", "u@x.test",
@@ -445,8 +441,7 @@ async def test_who_may_have_a_record_gets_nobody_elses_before_it_is_looked_for(
             )
             await flow.look()
             at.boxes["redcappi"].next_fault("cut_after", method="POST")
-            claim = await flow.journal.claim(10, flow.rules)
-            await flow.journal.settle(claim, (await flow.push.attempt(claim)).results)
+            await sent_once(flow)
             assert at.mailed("redcappi", ANN)
             await pool.execute(SWAP)
             await flow.look()
