@@ -322,8 +322,15 @@ returning id;
 -- name: end_worker
 delete from syncd.worker where id = $1::bigint;
 
--- name: dead_workers
-select id from syncd.worker where alive_until <= now();
+-- name: end_sessions
+-- Sessions of processes whose lease ran out, in transactions begun before it did, are ended. A
+-- process that stands still keeps its locks for ever while the server has more for it to read: no
+-- timeout ends that. Nobody whose name a live worker has, too, is meant (a container begun anew).
+select count(pg_terminate_backend(a.pid)) as ended
+  from (select host, pid, max(alive_until) as until from syncd.worker group by host, pid) w
+  join pg_stat_activity a on a.application_name = left(format('syncd %s@%s', w.pid, w.host), 63)
+ where w.until <= now() and a.xact_start < w.until
+   and a.datname = current_database() and a.usename = session_user;
 
 -- name: orphaned
 -- Rows and windows whose worker is dead, or gone from the table.

@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -203,6 +204,7 @@ async def pool(
             command_timeout=300,
             reset=_nothing_to_reset,
             connect=connected,
+            server_settings={"application_name": session_name()},
             **settings,
         )
     except (*LOST, ValueError) as error:
@@ -214,6 +216,11 @@ async def pool(
         del _opened[made]
         with contextlib.suppress(*LOST, asyncio.TimeoutError):
             await asyncio.wait_for(made.close(), 10)
+
+
+def session_name() -> str:
+    """What this process is called in pg_stat_activity; `journal.end_sessions` knows it by that."""
+    return f"syncd {os.getpid()}@{socket.gethostname()}"
 
 
 _opened: dict[Pool, WeakSet[Any]] = {}  # the connections of each pool

@@ -16,10 +16,12 @@ log = structlog.get_logger()
 async def reap(pool: Pool, crash_limit: int = 2) -> int:
     """Take back what dead workers had in flight: due, doubtful; returns how many rows.
 
-    Rows that a stopped process still holds locked are left for the next call: waiting for them
-    would cost the caller its own lease.
+    Sessions that dead workers left in a transaction are ended. Rows that are still locked are left
+    for the next call: waiting for them would cost the caller its own lease.
     """
     total = 0
+    if ended := await pool.fetchval(sql.journal.end_sessions):
+        log.warning("ended what a dead worker still had open in the database", sessions=ended)
     await pool.execute(sql.plan.abandoned)
     for row in await pool.fetch(sql.journal.orphaned):
         with suppress(asyncpg.LockNotAvailableError):

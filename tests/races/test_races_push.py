@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from support import Hand, World, blocked, gone, holding, many, put, rename, world
@@ -21,6 +24,46 @@ async def taken_over(w: World, other: Hand) -> None:
     """The first worker dies; *other* looks after what it left."""
     await w.hand.die()
     await other.hurry()
+
+
+STOPPED = """
+import asyncio, os, signal, sys, asyncpg
+
+async def main(url, host):
+    name = f"syncd {os.getpid()}@{host}"
+    connection = await asyncpg.connect(url, server_settings={"application_name": name})
+    await connection.execute(
+        "begin; set local idle_in_transaction_session_timeout = '1s';"
+        " select from syncd.feed for update"
+    )
+    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGSTOP)
+    await connection.execute("select repeat('x', 1000000) from generate_series(1, 10)")
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+HOST = "elsewhere"
+
+
+@asynccontextmanager
+async def stopped_while_it_reads(pool: Pool, url: str) -> AsyncIterator[int]:
+    """The pid of a process that stands still in a transaction, with the feeds locked and more to
+    read than fits on the way; its lease has run out."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", STOPPED, url, HOST)
+    await pool.execute(
+        "insert into syncd.worker (host, pid, version, alive_until) values ($1, $2, '1', now())",
+        HOST, process.pid,
+    )  # fmt: skip
+    try:
+        while not await pool.fetchval(
+            "select true from pg_stat_activity"
+            " where datname = current_database() and wait_event = 'ClientWrite'"
+        ):
+            await asyncio.sleep(0.05)
+        await pool.execute("update syncd.worker set alive_until = now() where host = $1", HOST)
+        yield process.pid
+    finally:
+        process.kill()
+        await process.wait()
 
 
 # ── 3: the fence of a settlement ────────────────────────────────────────────────────────────
@@ -646,6 +689,41 @@ async def test_a_dead_workers_window_is_doubted_and_nobody_is_made_twice(pool: P
         await other.drain()
 
         assert len(w.acme.records) == len(w.acme.mailed()) == 20
+
+
+async def test_a_process_that_stands_still_keeps_no_lock_longer_than_its_lease(
+    pool: Pool, database: str
+) -> None:
+    """F: the server ends no session by a timeout while it has something to write to it."""
+    async with world(pool) as w, asyncio.timeout(60):
+        await put(pool, "ann")
+        async with stopped_while_it_reads(pool, database):
+            planning = asyncio.create_task(w.hand.plan())
+            await blocked(pool)
+            await reap(pool)
+            await planning
+        await w.hand.drain()
+
+        assert w.acme.mailed() == {"ann@x.test": "A"}
+
+
+async def test_a_live_process_of_the_same_name_keeps_its_sessions(
+    pool: Pool, database: str
+) -> None:
+    """F: the first process of a container has the pid of the one before it."""
+    async with world(pool), asyncio.timeout(60), stopped_while_it_reads(pool, database) as pid:
+        await pool.execute(
+            "insert into syncd.worker (host, pid, version, alive_until)"
+            " values ($1, $2, '1', now() + interval '1 hour')",
+            HOST, pid,
+        )  # fmt: skip
+        await reap(pool)
+        await asyncio.sleep(0.5)
+
+        assert await pool.fetchval(
+            "select count(*) from pg_stat_activity where application_name = $1",
+            f"syncd {pid}@{HOST}",
+        )
 
 
 async def test_a_full_pass_takes_a_dead_workers_window_back_before_it_reads(pool: Pool) -> None:
