@@ -42,9 +42,28 @@ def pytest_runtest_makereport(
     return report
 
 
+OF_PROCESSES = {"service", "redcappi_service", "crash", "fuzz", "chaos"}
+"""Modules by which tests start daemons, kill them and wait for what comes of it."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where CI=true, whatever fails among processes is tried once more, and told with its
+    traceback: a machine that is shared may stand still for longer than a deadline. A fault fails
+    twice, or is told; more than three in a run are no accident."""
+    for item in items:
+        if os.environ.get("CI") == "true" and _origins(item) & OF_PROCESSES:
+            item.add_marker(pytest.mark.flaky(reruns=1))
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def _origins(item: pytest.Item) -> set[str]:
+    """The modules, and the folders of modules, that what a test's module uses comes from."""
+    there = vars(item.getparent(pytest.Module).obj).values()  # type: ignore[union-attr]
+    named = (getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in there)
+    return {part for one in named for part in str(one).split(".")} | set(
+        item.path.relative_to(Path(__file__).parent).parts
+    )
 
 
 @pytest.fixture(autouse=True)
