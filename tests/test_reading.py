@@ -894,6 +894,7 @@ async def test_whoever_waited_is_answered_though_rows_were_locked_in_another_ord
         )  # fmt: skip
         lock = "select 1 from syncd.journal where contact_id = $1 for update"
         async with holding(pool, lock, "bob") as connection:
+            await connection.execute("set local deadlock_timeout = '1min'")  # the other gives way
             answering = asyncio.create_task(flow.reading._ending.answer())
             await blocked(pool)
             await connection.execute(lock, "ann")

@@ -63,6 +63,7 @@ OTHERS = {
 """What the company is too simple for, and the tests that come to it."""
 
 
+PLAYS = 3  # in which each statement is to be come to
 _met: dict[str, set[str]] = {}  # the names of all points that runs came to, by provider
 
 
@@ -85,13 +86,16 @@ async def test_a_crash_at_any_write_loses_doubles_and_mails_nobody(
 async def test_every_writing_statement_is_a_crash_point_or_has_its_reason(
     cluster: str, template: str
 ) -> None:
-    for name, kind in KINDS.items():
-        if name not in _met:
-            async with world(cluster, template, kind) as at:
-                points = [(await played(at, stage))[1] for stage in STAGES]
-            _met[name] = {point.name for some in points for point in some}
-    names = {name.removeprefix("COMMIT ") for some in _met.values() for name in some}
-    met = {one for name in names for one in name.split()}
     excused = {*BY_A_PERSON, *BY_AN_ACCIDENT, *OTHERS}
-    assert sorted(writing() - met - excused) == []
     assert sorted(excused - writing()) == [], "no such statement"
+    for again in range(PLAYS):  # how often a list is read in a run is a matter of moments
+        for name, kind in KINDS.items():
+            if again or name not in _met:
+                async with world(cluster, template, kind) as at:
+                    points = [(await played(at, stage))[1] for stage in STAGES]
+                _met.setdefault(name, set()).update(point.name for some in points for point in some)
+        names = {name.removeprefix("COMMIT ") for some in _met.values() for name in some}
+        missing = writing() - {one for name in names for one in name.split()} - excused
+        if not missing:
+            return
+    assert sorted(missing) == []
