@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 SCAN_POLL = 1.0  # seconds between looks whether a scan is asked for, and may run
 ERASE_POLL = 30.0  # seconds between looks whether an erasure can be read back
+ERASE_AFTER = 0.2  # seconds that what rang the bell has for itself
 
 
 class Flow:
@@ -227,6 +228,7 @@ class Flow:
             if self.condition.may_send:
                 await self.erase()
             await first_of(self.stop, self.bells.erase, timeout=ERASE_POLL)
+            await first_of(self.stop, timeout=ERASE_AFTER)
 
     async def erase(self) -> int:
         """Have whoever is to be erased told to the provider, and read back what was; returns how

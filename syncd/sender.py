@@ -34,6 +34,7 @@ from syncd.settlement import MirrorRow, Settled
 log = structlog.get_logger()
 
 LIST_POLL = 1.0  # seconds between looks whether a list is due
+BREATH = 0.02  # seconds between the last claim and a look at what is due next
 RENAMED = Ambiguous("a list was renamed meanwhile")
 
 
@@ -179,6 +180,10 @@ class Sender:
         return await self.journal.claim(self.claim_size, rules)
 
     async def _rest(self, claim: Claim | None) -> None:
+        if claim is not None and claim.taken:  # let that go out before anything else is asked
+            await first_of(self.stop, self.bells.push, timeout=BREATH)
+            if self.bells.push.is_set():
+                return
         due = None if claim is None else await self.journal.next_due()
         pause = 1.0 if due is None else min(1.0, max(0.01, due))
         if claim is None and not self.busy:
