@@ -161,6 +161,7 @@ with told as (
                          then m.digest end
       from noted n
      where m.destination_id = $1::int and m.contact_id = n.contact_id and m.subscribed
+       and m.email = n.email  -- said at another address, it may not hold at this one
        and n.list_id is null and n.kind in ('unsubscribed', 'complained')
 )
 select contact_id, email from noted;
