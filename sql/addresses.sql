@@ -18,10 +18,12 @@ with moves as materialized (
        for update
 ), doubts as materialized (
     select j.contact_id, j.email, j.sent_lists, j.left_lists, j.silenced,
-           case when $5::boolean then j.email = old.email else old.state <> 'absent' end as goes
+           coalesce(case when $5::boolean then j.email = old.email else old.state <> 'absent' end,
+                    false) as goes
       from syncd.journal j
-      join old on old.contact_id = j.contact_id
+      left join old on old.contact_id = j.contact_id  -- of a lost create nobody has a row
      where j.destination_id = $1::int and j.doubtful and $4::boolean
+       and j.contact_id in (select contact_id from moves union select of from moves)
 ), busy as materialized (
     select 1 from syncd.journal j join moves on moves.contact_id = j.contact_id
      where j.destination_id = $1::int and (j.state = 'sent' or j.receipt is not null)
