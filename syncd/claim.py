@@ -219,9 +219,10 @@ def _one_per_address(decisions: Sequence[Decision]) -> Sequence[Decision]:
 
 
 def _addresses_of(entry: Entry) -> set[str]:
-    """The one it is to have, and where a lost try may have left it: no mirror row tells of that."""
+    """The one it is to have, the one it leaves, and where a lost try may have left it."""
     tried = entry.sent_email if entry.change.doubtful else None
-    return {one for one in (entry.email, tried) if one}
+    left = entry.change.was.email.lower() if entry.change.was is not None else None
+    return {one for one in (entry.email, left, tried) if one}
 
 
 def _intent(entry: Entry) -> tuple[Any, ...]:
