@@ -226,6 +226,43 @@ async def test_who_comes_back_by_a_lost_request_and_moves_on_is_there_once(
         assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test"]
 
 
+async def test_a_no_at_the_address_of_before_is_said_at_the_one_after(
+    database: str, pool: Pool
+) -> None:
+    """Said before ann's change was sent, and read after it was: the mirror had her as off already,
+    and the new address was mailed."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await moved(pool, flow, "t@x.test")
+            at.boxes["clevertap"].act("unsubscribe", email=ANN)
+            await sent_once(flow)
+            assert at.mailed("clevertap", "t@x.test")
+            await flow.read()
+            await flow.look()
+            await flow.pump(until_empty=True)
+        assert not at.mailed("clevertap", "t@x.test")
+        at.boxes["clevertap"].state.writes.resubscribed.clear()  # before anybody could know
+
+
+async def test_who_leaves_an_address_while_it_is_erased_is_not_erased_with_it(
+    database: str, pool: Pool
+) -> None:
+    """Both were in one claim: who has the address was looked up, moved, and was deleted."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute("insert into syncd.erasure (email) values ($1)", ANN)
+            await moved(pool, flow, "t@x.test")
+            await flow.erase()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await sent_once(flow)
+        await at.backfill()
+        assert at.mailed("clevertap", "t@x.test")
+
+
 async def test_who_was_put_off_and_moves_on_is_not_sent_without_an_intent(
     database: str, pool: Pool
 ) -> None:
@@ -421,6 +458,29 @@ async def test_who_was_refused_and_gets_a_record_in_doubt_is_no_longer_refused(
         assert bob is not None
         assert tuple(bob) == (True, "s@x.test", "due")
         await at.backfill()
+
+
+async def test_who_was_never_acknowledged_gets_nobody_elses_record_before_it_is_looked_for(
+    database: str, pool: Pool
+) -> None:
+    """Dan's create was lost, and he gets the address of ann, who is to be there no more: her record
+    became his, and his own stayed for ever."""
+    async with company(database, pool, ["redcappi"]) as at:
+        await at.backfill()
+        async with at.flows("redcappi") as flows:
+            flow = flows["redcappi"]
+            await add(pool, "dan")
+            await flow.look()
+            at.boxes["redcappi"].next_fault("cut_after", method="POST")
+            await sent_once(flow)
+            assert at.mailed("redcappi", "dan@x.test")
+            (row,) = await at.app.destinations(["redcappi"])
+            given = await pool.fetchval(
+                sql.addresses.exchange, row.id, ["dan"], ["ann"], True, False
+            )
+            assert given == 0
+        await at.backfill()
+        assert sorted(at.there("redcappi")) == [ANN, BOB, "cyd@x.test", "dan@x.test"]
 
 
 async def test_who_may_have_a_record_gets_nobody_elses_before_it_is_looked_for(
