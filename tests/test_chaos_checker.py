@@ -171,6 +171,14 @@ def test_whatever_differs_in_the_end_is_found(end: dict[str, Any]) -> None:
     assert kinds(shop(wrote(2, 1), **end)) == {"differs"}
 
 
+def test_who_is_refused_stays_where_he_was_whoever_has_that_address_now() -> None:
+    there = {"r1": held(), "r2": held(BOB, 3)}
+    wanted = [wish("ann", ANN, mailed=False), wish("bob", BOB, 3)]
+    assert kinds(shop(wrote(2, 1), held=there, wishes=wanted)) == {"differs"}
+    stuck = shop(wrote(2, 1), held=there, wishes=wanted, stuck=frozenset({ANN}))
+    assert found(stuck) == []
+
+
 def test_two_records_of_one_person_are_found() -> None:
     two = {"r1": held(), "r2": held()}
     assert "double" in kinds(shop(wrote(2, 1), held=two))

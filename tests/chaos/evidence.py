@@ -99,6 +99,7 @@ class At:
     per_day_until: float = float("inf")  # then somebody lifted it
     list_names: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # id: there, wanted
     left: frozenset[tuple[str, str]] = frozenset()  # record and list: somebody left it there
+    stuck: frozenset[str] = frozenset()  # addresses that contacts were refused to leave
 
 
 @dataclass

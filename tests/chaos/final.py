@@ -9,21 +9,21 @@ from .shapes import Record
 
 
 def differences(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Finding]:
-    """noes: those that can be known, of all shops."""
+    """noes: those that can be known, of all shops. Who is refused stays where he was before."""
     there: dict[str, list[Record]] = {}
     for one in at.held.values():
         if one.email:
             there.setdefault(one.email, []).append(one)
     refused = {row.contact for row in seen.journal if row.shop == at.name}
+    stuck = at.stuck | {one.email for one in seen.versions if one.contact in refused}
     for wish in at.wishes:
         records = there.pop(wish.email, [])
         if wish.mailed and wish.contact in at.not_mailed and not any(r.mailable for r in records):
             continue
-        if wish.contact not in refused:
+        if wish.contact not in refused and (wish.mailed or wish.email not in stuck):
             left = {number for key, number in at.left if at.held.get(key) in records}
             for says in _unlike(wish, records, left):
                 yield Finding("differs", at.name, f"{wish.contact} {wish.email}: {says}")
-    stuck = {one.email for one in seen.versions if one.contact in refused}  # where they were before
     for email, records in there.items():
         if email not in stuck and any(one.mailable for one in records):
             yield Finding("differs", at.name, f"{email}: gone, but mailed: {records}")

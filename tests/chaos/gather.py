@@ -103,7 +103,17 @@ async def _at(link: Link, shop: Shop, state: Mapping[str, Any], told: Sequence[A
         state["in_flight_max"], shop.in_flight, shop.columns["per_second"], most, until,
         {number: (names[number], row["name"]) for row in mirrored
          if row["name"] and (number := row["remote_id"]) in names},
+        stuck=await _stuck(link, name),
     )  # fmt: skip
+
+
+async def _stuck(link: Link, shop: str) -> frozenset[str]:
+    rows = await link.fetch(
+        "select m.email from syncd.mirror m join syncd.destination d on d.id = m.destination_id"
+        "  join syncd.journal j using (destination_id, contact_id)"
+        " where d.name = $1 and j.state = 'rejected'", shop,
+    )  # fmt: skip
+    return frozenset(row["email"] for row in rows)
 
 
 async def _not_mailed(link: Link, shop: str) -> frozenset[str]:

@@ -11,6 +11,17 @@ from .cluster import Link
 from .evidence import Wish
 from .variant import Shop
 
+ERASED = """
+select contact_id, lower(email) as email from syncd.erasure
+ union all
+select e.contact_id, null
+  from syncd.erasing e
+  join syncd.erasure r on r.id = e.erasure_id
+ where exists (select from chaos.truth t where t.now ->> 'id' = e.contact_id
+                  and lower(t.now ->> 'email') = lower(r.email))"""
+"""Whoever had the address that somebody was erased by, and was gone from the source when he was
+looked for, is taken for the same person while that goes on."""
+
 
 async def wishes(
     link: Link, shop: Shop, remote: Mapping[str, str], needs_list: bool
@@ -31,7 +42,7 @@ async def wishes(
         "select o.*, d.name as shop from syncd.opt_out o"
         " join syncd.destination d on d.id = o.destination_id where o.lifted_at is null"
     )
-    erased = await link.fetch("select contact_id, lower(email) as email from syncd.erasure")
+    erased = await link.fetch(ERASED)
     gone = {one[name] for one in erased for name in ("contact_id", "email") if one[name]}
     found = []
     for one in await link.fetch("select * from syncd.contact order by id"):
