@@ -420,6 +420,16 @@ async def test_delete_and_erase(desk: Desk) -> None:
     assert sizes == [100, 52]
 
 
+async def test_whoever_is_moved_away_with_an_erasure_is_not_deleted_by_it(desk: Desk) -> None:
+    """The address is still on that profile when it is looked up."""
+    desk.profiles["email=ann%40example.org"] = {"identity": "[c old]", "email": "ann@example.org"}
+    moves = put(person("new@example.org"), person("ann@example.org"), "c")
+    async with adapter(desk) as tap:
+        await tap.push([moves, drop(Verb.ERASE, person("ann@example.org"), "e")])
+
+    assert orjson.loads(desk.bodies[-1])["identity"] == ["e"]
+
+
 async def test_an_erasure_goes_on_where_the_address_cannot_be_marked(desk: Desk) -> None:
     desk.replies["/1/subscribe"] = [(200, partial(0, refused(1, 515)))]
     async with adapter(desk) as tap:

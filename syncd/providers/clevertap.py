@@ -226,7 +226,10 @@ class CleverTap(Ordinary):
             return await self._push_plain(changes, records)
         drafts = [drafted(change, self._rules) for change in changes]
         await self._look_first([d for d in drafts if d.looks_first and d.outcome is None])
-        await self._look_for_others([d for d in drafts if d.change.verb is Verb.ERASE and d.mark])
+        kept = frozenset(change.contact_id for change in changes if change.want is not None)
+        await self._look_for_others(
+            [d for d in drafts if d.change.verb is Verb.ERASE and d.mark], kept
+        )
         refuse_twins(drafts)
         batch = batches.Batch(self._wire)
         for number in range(max((len(d.records) for d in drafts), default=0)):
@@ -266,11 +269,13 @@ class CleverTap(Ordinary):
                 draft.identity, draft.records = fresh.identity, fresh.records
                 draft.remote = {**found.remote, **(fresh.remote or {})}
 
-    async def _look_for_others(self, drafts: Sequence[Draft]) -> None:
-        """An erased address may be in a profile that bears another identity than our contact's."""
+    async def _look_for_others(self, drafts: Sequence[Draft], kept: frozenset[str]) -> None:
+        """An erased address may be in a profile that bears another identity than our contact's;
+        not to be deleted is whoever of this batch is *kept*, and about to leave that address."""
         for draft in drafts:
             if draft.mark is not None:
-                draft.others = await self._identities_at(draft.mark[0])
+                found = await self._identities_at(draft.mark[0])
+                draft.others = () if kept.intersection(found) else found
 
     async def _identities_at(self, address: str) -> Sequence[str]:
         record = await self._profile("email", address)
