@@ -253,7 +253,7 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these,
         the latter about the one that was tried, or is to be erased.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
-        that are in each other's way one goes first.
+        that are in each other's way one goes first, unless the other is on its way already.
         """
         fields = "".join(f", d.f{n}" for n in range(len(self.desired.fields)))
         destination = self.desired.destination_id
@@ -295,7 +295,8 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
                  and k.email is distinct from k.m_email then (
            select j.contact_id {self._doubtful} and j.email = k.email
               and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
-              and (k.tried is null or j.contact_id < k.contact_id)
+              and (k.tried is null or j.contact_id < k.contact_id
+                   or (j.state = 'sent' and j.contact_id <> all($2::text[])))
             limit 1) end as in_doubt,
        k.email is distinct from k.m_email and exists (
            select 1 from syncd.intent i

@@ -263,6 +263,33 @@ async def test_who_leaves_an_address_while_it_is_erased_is_not_erased_with_it(
         assert at.mailed("clevertap", "t@x.test")
 
 
+async def test_nobody_is_put_where_somebody_in_doubt_is_being_looked_for(
+    database: str, pool: Pool
+) -> None:
+    """Ann is in doubt, too, and goes first of the two; bob was looked for already, and her new
+    record was taken for his."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("""
+                update syncd.contact c set email = n.email
+                  from (values ('ann', 'x@x.test'), ('bob', 'y@x.test')) n (id, email)
+                 where n.id = c.id""")
+            await flow.look()
+            await pool.execute("""
+                update syncd.journal j
+                   set doubtful = true, email = n.email, due_at = now() - n.age * interval '1 min'
+                  from (values ('ann', 'z@x.test', 1), ('bob', 'x@x.test', 2)) n (id, email, age)
+                 where n.id = j.contact_id""")
+            first = await flow.journal.claim(1, flow.rules)
+            assert first.contact_ids == ["bob"]
+            assert not (await flow.journal.claim(10, flow.rules)).entries
+            await flow.journal.settle(first, (await flow.push.attempt(first)).results)
+        await at.backfill()
+        assert sorted(at.there("clevercampaign")) == ["cyd@x.test", "x@x.test", "y@x.test"]
+
+
 async def test_who_was_put_off_and_moves_on_is_not_sent_without_an_intent(
     database: str, pool: Pool
 ) -> None:
