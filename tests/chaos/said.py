@@ -55,8 +55,8 @@ def _around(text: str, word: str) -> str:
     return text[max(0, at - 300) : at + 2500]
 
 
-AWAY = "syncd: PostgreSQL cannot be reached"
-"""How a process begins its one plain line that finds no database when it starts."""
+AWAY = ("syncd: PostgreSQL cannot be reached", "syncd: the connection to PostgreSQL was lost")
+"""How a process begins its one plain line that finds no database when it starts, or loses it."""
 
 
 def _is_record(line: str) -> bool:
