@@ -214,6 +214,14 @@ def test_breaches_of_limits_are_found() -> None:
 # ── The program and its database ────────────────────────────────────────────────────────────
 
 
+def test_who_had_the_address_of_somebody_erased_may_be_taken_for_the_same_person() -> None:
+    rows = [Row("acme", "bob", "rejected", "was erased on request 7 and is still in the source")]
+    assert kinds(GOOD, journal=rows) == {"journal"}
+    assert kinds(GOOD, journal=rows, erased=frozenset({"ann"})) == {"journal"}
+    met = [*SOURCE, Version("bob", 20.0, ANN, 4)]
+    assert "journal" not in kinds(GOOD, journal=rows, versions=met, erased=frozenset({"ann"}))
+
+
 def test_what_is_left_must_be_explained() -> None:
     def left(state: str, why: str) -> set[str]:
         return kinds(GOOD, journal=[Row("acme", "ann", state, why)])

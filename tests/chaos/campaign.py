@@ -56,6 +56,7 @@ class Campaign:
         self.variant, self.seconds, self.folder = Variant.of(seed), seconds, folder
         self.counts: Counter[str] = Counter()
         self.quotas: dict[str, tuple[int, float]] = {}  # by shop: requests, and when it was lifted
+        self.erased: set[str] = set()
         self.left: set[tuple[str, str, str]] = set()  # shop, record and list: somebody left it
 
     def rng(self, who: str) -> random.Random:
@@ -85,7 +86,14 @@ class Campaign:
                 unsettled = await Rest(link, operator).come()
             await fleet.end()
             seen, raw = await gather(
-                self.variant, self.boxes, server, fleet, unsettled, self.quotas, self.left
+                self.variant,
+                self.boxes,
+                server,
+                fleet,
+                unsettled,
+                self.quotas,
+                self.left,
+                self.erased,
             )
         finally:
             fleet.kill()
@@ -126,6 +134,7 @@ class Campaign:
 
     async def _trouble(self, server: Cluster, fleet: Fleet, operator: Operator) -> None:
         writer = source.Writer(self.rng("writer"))
+        self.erased = writer.erased
         link, asking = Link(server.url), Link(server.url)
         database = Database(server, self.rng("database"), self.counts)
         public = Public(self.boxes, asking, writer, self.rng("public"), self.counts)

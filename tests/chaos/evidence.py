@@ -118,6 +118,7 @@ class Evidence:
     deaths: Sequence[str] = ()  # processes that ended and were not asked to
     lease: float = 3.5
     timeout: float = 2.0
+    erased: frozenset[str] = frozenset()  # contacts who asked to be
 
 
 @dataclass(frozen=True, order=True)

@@ -31,10 +31,10 @@ have turned off already it changes nothing that could be read."""
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
                  unsettled: str, quotas: Mapping[str, Quota],
-                 left: Collection[tuple[str, str, str]],
+                 left: Collection[tuple[str, str, str]], erased: Collection[str],
                  ) -> tuple[Evidence, Mapping[str, Any]]:  # fmt: skip
     """The evidence, and what it was made of, for the folder. quotas: by shop.
-    left: lists that people have left, by shop, record and list."""
+    left: lists that people have left, by shop, record and list; erased: contacts who asked."""
     link = Link(cluster.url)
     truth = [dict(row) for row in await link.fetch(TRUTH)]
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
@@ -60,7 +60,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     seen = Evidence(
         shops, _versions(truth), sorted(said, key=lambda no: no.at), journal, unsettled,
         fleet.stops, fleet.logs(), sorted(leaks.secrets_in(fleet.environ)), cluster.said,
-        fleet.deaths, LEASE, TIMEOUT,
+        fleet.deaths, LEASE, TIMEOUT, frozenset(erased),
     )  # fmt: skip
     tables = await _tables(link)
     link.close()
