@@ -59,11 +59,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _origins(item: pytest.Item) -> set[str]:
     """The modules, and the folders of modules, that what a test's module uses comes from."""
-    there = vars(item.getparent(pytest.Module).obj).values()  # type: ignore[union-attr]
+    module = item.getparent(pytest.Module)
+    there = [] if module is None else vars(module.obj).values()
     named = (getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in there)
-    return {part for one in named for part in str(one).split(".")} | set(
-        item.path.relative_to(Path(__file__).parent).parts
-    )
+    folders = item.path.relative_to(Path(__file__).parent).parts
+    return {part for one in named for part in str(one).split(".")} | {*folders}
 
 
 @pytest.fixture(autouse=True)

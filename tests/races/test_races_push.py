@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from support import Hand, World, blocked, gone, holding, many, put, rename, world
 
+from syncd import sql
 from syncd.db import Pool
 from syncd.errors import Fenced
 from syncd.model import Applied, Can, Key
@@ -717,8 +718,8 @@ async def test_a_live_process_of_the_same_name_keeps_its_sessions(
             " values ($1, $2, '1', now() + interval '1 hour')",
             HOST, pid,
         )  # fmt: skip
+        assert await pool.fetchval(sql.journal.end_sessions) == 0
         await reap(pool)
-        await asyncio.sleep(0.5)
 
         assert await pool.fetchval(
             "select count(*) from pg_stat_activity where application_name = $1",
