@@ -117,7 +117,11 @@ class Run:
     async def go(self) -> Run:
         asyncio.get_running_loop().set_exception_handler(_unhandled)
         logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
-        async with db.pool(self.url, 8) as pool, self.server.serving():
+        # Not called as the workers are: whoever takes over ends the sessions of the dead ones.
+        async with (
+            asyncpg.create_pool(self.url, min_size=1, max_size=8) as pool,
+            self.server.serving(),
+        ):
             self.pool = pool
             emails = [f"a{n}@x.test" for n in range(self.variant.addresses)]
             self.writers = Writers(

@@ -186,6 +186,8 @@ class Store:
     def begin(self, sent: Sent) -> None:
         """Note a request in flight; a violation if it touches what another one does."""
         now = time.time()
+        if self.key == "remote id":
+            sent.addresses = self._touched(sent)
         self.flying = [
             one for one in self.flying if one.answered is None and one.left + self.timeout > now
         ]
@@ -214,6 +216,13 @@ class Store:
                         f"stale over new: {one['contact']} v{version} after v{newer}:"
                         f" {_shown(sent)}"
                     )
+
+    def _touched(self, sent: Sent) -> frozenset[str]:
+        """Those that are asked for, and those that the records have: which one a lost try left
+        behind is a guess of whoever sends it."""
+        wanted = {one["email"] for one in sent.changes if one["email"]}
+        named = {one["remote"] for one in sent.changes}
+        return frozenset(wanted | {one.email for one in self.live() if one.number in named})
 
     def answered(self, sent: Sent) -> None:
         sent.answered = time.time()

@@ -96,6 +96,9 @@ select c.id, lower(btrim(c.email)) as email, c.first_name, (c.attributes ->> 'v'
             if row["kind"] == "vanished":
                 sent = [c for one in self.store.history for c in one.changes]
                 mine = [c["remote"] for c in sent if c["contact"] == row["contact_id"]]
+                if any(one in self.store.records and self.store.records[one].late for one in mine):
+                    self.run.residues["late: gone, and missed"] += 1
+                    continue
                 told = self.history(row["contact_id"], *[one for one in mine[-3:] if one])
                 self.bad(f"{row['contact_id']} was taken for vanished{told}")
         for contact_id, row in self.journal.items():
