@@ -23,6 +23,11 @@ update syncd.journal set due_at = now() where ctid = any(array(
        select ctid from syncd.journal where state = 'due' and due_at > now() + interval '1 s'
           and waits_for is null
           and receipt is null and not doubtful for update skip locked))"""
+IN_DOUBT = """
+update syncd.journal set due_at = now() + interval '10 s' where ctid = any(array(
+       select ctid from syncd.journal where state = 'due' and due_at > now() + interval '15 s'
+          and waits_for is null and receipt is null and doubtful for update skip locked))"""
+"""What a lost request made is visible by then; its eighth repeat may wait for minutes."""
 LIFTED = """
 with lists as (
     update syncd.list_mirror set due_at = now()
@@ -85,6 +90,7 @@ class Rest:
             await self.operator.approve()
             await self.link.execute(AGAIN)
             await self.link.execute(HASTEN)
+            await self.link.execute(IN_DOUBT)
             await self.link.execute(LIFTED)
             left = await self._left()
             calm = 0 if left else calm + 1
