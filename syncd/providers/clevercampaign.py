@@ -149,9 +149,10 @@ class CleverCampaign(Ordinary):
 
     async def _found(self, change: Change) -> Found:
         work = Work(self._calls, self._account, change)
-        record = await self._looked_for(work)
-        if record is None:
-            return Found(None)
+        there = [self._told(work, record) for record in await self._looked_for(work)]
+        return replace(there[0], twins=there[1:]) if there else Found(None)
+
+    def _told(self, work: Work, record: answers.Record) -> Found:
         email = answers.email_of(record, self._options) or None
         return Found({"id": self._id(record)}, email, work.refusal([record]))
 
@@ -160,26 +161,24 @@ class CleverCampaign(Ordinary):
         return [await self._whole(change) for change in changes]
 
     async def _whole(self, change: Change) -> Seen | None:
-        record = await self._looked_for(Work(self._calls, self._account, change))
-        if record is None:
+        there = await self._looked_for(Work(self._calls, self._account, change))
+        if not there:
             return None
-        return replace(seen(record, self._options), contact_id=change.contact_id)
+        return replace(seen(there[0], self._options), contact_id=change.contact_id)
 
     async def comparer(self) -> Comparer:
         return partial(unlike, self._options)
 
-    async def _looked_for(self, work: Work) -> answers.Record | None:
-        record: answers.Record | None = None
-        if work.contact_id is not None:
-            record = await self._account.by_id(work.contact_id)
-        for email in work.emails if record is None else ():
+    async def _looked_for(self, work: Work) -> Sequence[answers.Record]:
+        """The record with its id, or all those under its addresses: the likeliest first."""
+        record = None if work.contact_id is None else await self._account.by_id(work.contact_id)
+        if record is not None:
+            return [record]
+        found: list[answers.Record] = []
+        for email in work.emails:
             there = await self._account.at(email)
-            if there is None:
-                there = await self._paged_for(email)
-            same = [one for one in there if self._id(one) == work.contact_id]
-            if found := [*same, *there]:
-                return found[0]
-        return record
+            found += await self._paged_for(email) if there is None else there
+        return sorted(found, key=lambda one: self._id(one) != work.contact_id)
 
     async def _paged_for(self, email: str) -> Sequence[answers.Record]:
         """The search has just turned out not to work: this once, everybody is looked at."""

@@ -480,6 +480,9 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
 
 
 def _applied(draft: Draft) -> Applied:
+    was = draft.change.was
+    if draft.change.verb is Verb.DELETE and was is not None and not was.subscribed:
+        return Applied(stays_off=True)  # the mark is the address's, not the profile's (3.5)
     if draft.remote is None and not draft.lacking:
         return APPLIED
     return Applied(draft.remote, tuple(draft.lacking))

@@ -105,7 +105,7 @@ class Single:
             await self._then_part(change, was)
         if found is not None:
             return Applied({"id": found.number})
-        return Applied() if was is not None else Absent("not there, and not to be created")
+        return Absent("not there, and not to be created")
 
     async def _leave(self, change: Change) -> Outcome:
         if change.was is not None and change.was.email:
