@@ -122,6 +122,14 @@ on conflict (destination_id, contact_id) do update
 update syncd.journal set left_lists = null
  where destination_id = $1::int and contact_id = any($2::text[]) and left_lists is not null;
 
+-- name: doubt_before
+-- What a lost try left at another address has been taken away. What tries before it made of the
+-- record that the mirror knows is in doubt as before: in which lists it is nobody has said.
+update syncd.journal j set doubtful = true, email = m.email
+  from syncd.mirror m
+ where j.destination_id = $1::int and j.contact_id = any($2::text[]) and j.sent_lists <> '{}'
+   and m.destination_id = $1::int and m.contact_id = j.contact_id and m.state <> 'absent';
+
 -- name: unsure
 -- A settlement that came too late: where its try and the successor's were at work the contact may be,
 -- or not. Missing there is no news, until something is acknowledged.
@@ -207,7 +215,7 @@ select $1::int, 'here', -count(*) from rows where state in ('here', 'adopted') h
 -- name: others_records
 -- Which of these contacts were found, by address, in a record that is another's: its mirror row says
 -- so. Not the address decides: a lost request of the one that had the record before may have moved it.
-select u.contact_id
+select u.contact_id, u.remote
   from unnest($2::text[], $3::text[]) u (contact_id, remote)
  where u.remote::jsonb <> '{}' and exists (
        select 1 from syncd.mirror m

@@ -160,8 +160,8 @@ with told as (
            digest = case when m.digest = '00000000-0000-0000-0000-000000000000'::uuid
                          then m.digest end
       from noted n
-     where m.destination_id = $1::int and m.contact_id = n.contact_id and m.subscribed
-       and m.email = n.email  -- said at another address, it may not hold at this one
+     where m.destination_id = $1::int and m.subscribed
+       and m.email = n.email  -- whoever has it; said at another address, it may not hold at theirs
        and n.list_id is null and n.kind in ('unsubscribed', 'complained')
 )
 select contact_id, email from noted;

@@ -101,11 +101,10 @@ class Claims:
             decisions = await self._without_erased(connection, decisions)
         if claim.receipt is None and rules.traits.can & Can.SCAN:
             decisions = await self._spare(connection, decisions)
-        can = rules.traits.can
         # Where doubt is ended by a scan, or by a look under the address that was tried, the intent
         # must not forget that address.
-        remembers = bool(can & Can.SCAN) and not can & (Can.FIND | Can.REPEAT)
-        remembers |= bool(can & Can.FIND) and rules.traits.key == "remote id"
+        can = rules.traits.can
+        remembers = bool(can & (Can.SCAN | Can.FIND)) and not can & Can.REPEAT
         await self._write_decisions(connection, _one_per_address(decisions), claim, remembers)
         return claim
 
@@ -226,7 +225,8 @@ def _addresses_of(entry: Entry) -> set[str]:
 
 
 def _intent(entry: Entry) -> tuple[Any, ...]:
-    silences = entry.change.want is None or not entry.change.want.subscribed
+    want = entry.change.want
+    silences = not entry.left_over and (want is None or not want.subscribed)
     lists = array_literal(entry.lists)
     was = entry.change.was
     left = () if was is None else [o for o in was.lists if silences or o not in entry.lists]

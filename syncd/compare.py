@@ -211,7 +211,8 @@ with d as materialized (
      where m.destination_id = {destination} and m.contact_id = any({ids})
 ), differs as materialized (
     select k.*, k.ids::text[] as lists,
-           case when k.address is distinct from k.m_email then k.address end as moved_to,
+           case when k.address is distinct from k.m_email or k.m_state = 'absent'
+                then k.address end as moved_to,
            {refused} as refused
       from (
         select k.*, lower(k.email) as address, m.m_state, m.m_digest, m.m_email, m.m_subscribed,
@@ -224,6 +225,7 @@ with d as materialized (
     select t.email, min(t.contact_id) as holder
       from (select h.email, h.contact_id from syncd.mirror h
              where h.destination_id = {destination} and h.email = any({moved})
+               and h.state <> 'absent'
             union all
             select f.holds, f.contact_id from syncd.journal f
              where f.destination_id = {destination} and f.state = 'sent'
@@ -250,8 +252,11 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
 
         `erase_email`: the address by which somebody is erased; `buries`: whether anybody ever was.
         `was_refused`: a no is known of it, or of its address, that consent has overcome perhaps.
+        `arrives`: it is to be where it is not: at another address, or there at all.
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these,
         the latter about the one that was tried, or is to be erased.
+        `in_doubt_there`: who may have been left by a lost try where somebody is to be erased: it
+        would be erased for a stranger.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
         that are in each other's way one goes first, unless the other is on its way already.
         """
@@ -266,6 +271,7 @@ k as materialized (
            d.fault, d.digest, m.state as m_state, m.digest as m_digest, m.email as m_email,
            m.subscribed as m_subscribed, m.fields as m_fields, m.lists as m_lists,
            m.remote as m_remote, m.pushed_at as m_pushed_at,
+           lower(d.email) is distinct from m.email or m.state = 'absent' as arrives,
            {self._erase_email("m.email")} as erase_email
       from unnest($2::text[], $3::text[]) k (contact_id, tried)
       full join d on d.contact_id = k.contact_id {self._mirror(_IDS, more)}
@@ -275,30 +281,31 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
        k.m_email, k.m_subscribed, k.m_fields, k.m_lists, k.m_remote, k.m_pushed_at,
        {self._in_window} as in_window,
        k.wanted and {self.desired.was_refused("k.contact_id", "k.email")} as was_refused,
-       case when k.email is distinct from k.m_email then (
+       case when k.arrives then (
            select h.contact_id || case when h.state = 'here' then '' else ' (' || h.state || ')' end
              from syncd.mirror h
             where h.destination_id = {destination} and h.email = k.email
               and h.state <> 'absent' and h.contact_id <> k.contact_id limit 1) end as holder,
        (select f.contact_id from flights f
-         where f.address in (k.m_email, case when k.email is distinct from k.m_email
-                                             then k.email end)
-           and f.contact_id <> k.contact_id
-           and (f.by_request or k.email is distinct from k.m_email)
+         where f.address in (k.m_email, case when k.arrives then k.email end)
+           and f.contact_id <> k.contact_id and (f.by_request or k.arrives)
          order by f.by_request desc limit 1) as in_flight,
        case when k.tried is not null or k.erase_email is not null then (
            select f.contact_id from flights f
             where f.by_request and f.address in (k.tried, k.erase_email)
               and f.contact_id <> k.contact_id
             limit 1) end as tried_in_flight,
-       case when (select exists (select 1 {self._doubtful}))
-                 and k.email is distinct from k.m_email then (
+       case when k.erase_email is not null then (
+           select j.contact_id {self._doubtful} and j.email = k.erase_email
+              and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
+            limit 1) end as in_doubt_there,
+       case when (select exists (select 1 {self._doubtful})) and k.arrives then (
            select j.contact_id {self._doubtful} and j.email = k.email
               and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
               and (k.tried is null or j.contact_id < k.contact_id
                    or (j.state = 'sent' and j.contact_id <> all($2::text[])))
             limit 1) end as in_doubt,
-       k.email is distinct from k.m_email and exists (
+       k.arrives and exists (
            select 1 from syncd.intent i
             where i.destination_id = {destination}
               and i.addresses && array[k.email, k.m_email]) as in_flight_window,

@@ -145,9 +145,8 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
         return Release(contact_id, 1.0, f"waits for contact {rival} to leave its address", True)
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
-    if row["in_doubt"] is not None and rules.traits.key == "remote id":
-        why = f"a lost try may have left contact {row['in_doubt']} at its address"
-        return Release(contact_id, 0.2, why)
+    if row["in_doubt"] is not None and rules.traits.key != "ours":
+        return _waits_for_doubt(contact_id, row["in_doubt"])
     known = row["m_state"] in HELD
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):
@@ -232,6 +231,8 @@ def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
 
 def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id, doubtful = row["contact_id"], _in_doubt(entry)
+    if row["erase"] and row["in_doubt_there"] is not None:
+        return _waits_for_doubt(contact_id, row["in_doubt_there"])
     if row["erase"]:
         return _erasure(row, entry, rules)
     passed = row["successor"] is not None and rules.traits.key != "ours"
@@ -247,6 +248,10 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     if entry["wish"] != "remove" and row["m_state"] != "withdrawn":
         return Release(contact_id, 0.2, "gone from the source: planned anew", replan=True)
     return _leaving(row, entry, rules)
+
+
+def _waits_for_doubt(contact_id: str, other: str) -> Release:
+    return Release(contact_id, 0.2, f"a lost try may have left contact {other} at its address")
 
 
 def _erasure(row: Row, entry: Row, rules: Rules) -> Entry:

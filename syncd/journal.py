@@ -42,13 +42,14 @@ class Journal(Claims, Settlements):
         self.notes_deliveries = notes_deliveries
         self.tombstones = tombstones
 
-    async def others_records(self, found: Sequence[tuple[str, str]]) -> set[str]:
-        """Which of these contacts were found in a record (its remote) that is another's."""
+    async def others_records(self, found: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Of these contacts, and the records (remotes) that they were found in: which are
+        another's."""
         if not found:
             return set()
         columns = map(list, zip(*found, strict=True))
         rows = await self.pool.fetch(sql.journal.others_records, self.destination_id, *columns)
-        return {row["contact_id"] for row in rows}
+        return {(row["contact_id"], row["remote"]) for row in rows}
 
     async def is_anothers(
         self, contact_id: str, remotes: Sequence[Mapping[str, Any]], names: Sequence[str]
@@ -82,11 +83,15 @@ class Journal(Claims, Settlements):
             columns = map(list, zip(*addresses, strict=True))
             await self.pool.execute(sql.journal.try_at, self.destination_id, claim, *columns)
 
-    async def mailable(self, ids: Sequence[str]) -> set[str]:
-        """Which of these the source and every opt-out noted by now still let us mail."""
-        keys = castable(self.compare.desired, ids)
-        text = f"select d.contact_id from ({self.compare.desired.by_keys}) d where d.subscribed"  # noqa: S608
-        return {row["contact_id"] for row in await self.pool.fetch(text, keys)}
+    async def mailable(self, addresses: Mapping[str, str]) -> set[str]:
+        """Which of these contacts, each at its address as the source has it, the source and every
+        opt-out noted by now still let us mail."""
+        keys = castable(self.compare.desired, list(addresses))
+        text = f"""
+select d.contact_id, d.email from ({self.compare.desired.by_keys}) d
+ where d.subscribed"""  # noqa: S608
+        rows = await self.pool.fetch(text, keys)
+        return {r["contact_id"] for r in rows if r["email"] == addresses[r["contact_id"]]}
 
     async def next_due(self) -> float | None:
         """Seconds until something is due (negative: now); None when nothing is."""

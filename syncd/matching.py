@@ -131,7 +131,7 @@ class Matcher:
             return by_email[email].contact_id
         if email in tried:
             row = known.mirror.get(tried[email].contact_id)
-            if self.by_address and row is not None and row.state in HELD and row.email != email:
+            if self.by_address and row is not None and row.email != email and _may_be_there(row):
                 return None  # a second one: that of before must not be forgotten for it
             return tried[email].contact_id
         wanting = known.holders.get(email)
@@ -229,6 +229,12 @@ def _left(row: Mirrored, seen: Seen, owner: str | None) -> bool:
     its old address has taken up."""
     gone = row.state not in HELD and address(seen) != row.email
     return gone and owner not in (None, row.contact_id)
+
+
+def _may_be_there(row: Mirrored) -> bool:
+    """Whether the provider has the contact, or a removal whose answer was lost may have left it in
+    its lists."""
+    return row.state in HELD or (row.state == "withdrawn" and bool(row.lists))
 
 
 def _held_last(rows: Iterable[Mirrored]) -> list[Mirrored]:

@@ -74,10 +74,14 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Acknowledged. `remote` None keeps what was remembered; `lacking`: not expressible there."""
+    """Acknowledged. `remote` None keeps what was remembered; `lacking`: not expressible there.
+
+    stays_off: the record was deleted, and its address is still silent there by our own doing.
+    """
 
     remote: Mapping[str, Any] | None = None
     lacking: Sequence[str] = ()
+    stays_off: bool = False
 
 
 APPLIED = Applied()
@@ -167,12 +171,15 @@ class Found:
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
     lists: remote ids of the lists that it is in; None where it does not say.
+    twins: who else was found by address, where records have ids of their own: the first one may be
+    another contact's.
     """
 
     remote: Mapping[str, Any] | None
     email: str | None = None
     opted_out: OptedOut | None = None
     lists: Sequence[str] | None = None
+    twins: Sequence[Found] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,8 +162,9 @@ def _applied(entry: Entry, outcome: Applied) -> Settled:
     known = entry.mirror_state in HELD
     if verb is Verb.WITHDRAW:
         return Settled(entry, mirror="withdraw", outcome="withdrawn", here=-1 if known else 0)
-    if verb is not Verb.PUT:
-        return Settled(entry, mirror="delete", outcome=f"{verb.value}d", here=-1 if known else 0)
+    if verb is not Verb.PUT:  # what stays off is remembered: who comes back is turned on there
+        left: Literal["withdraw", "delete"] = "withdraw" if outcome.stays_off else "delete"
+        return Settled(entry, mirror=left, outcome=f"{verb.value}d", here=-1 if known else 0)
     remote = entry.change.remote if outcome.remote is None else outcome.remote
     row = mirror_row(entry, "here", remote, outcome.lacking)
     if entry.mirror_state is None:

@@ -271,7 +271,9 @@ class Planner:
             parted = await connection.fetch(sql.addresses.part, me, back)
             if not parted:  # then the pass goes on, and must not hold these rows (races 19)
                 raise Undo
-        if late := sorted(set(back) - {row["before"] for row in parted}):  # in flight
+        # Asked again once it has settled; not of whom nothing is sent until the source mends it.
+        refused = {row["contact_id"] for row in rows if row["j_state"] == "rejected"}
+        if late := sorted(set(back) - refused - {row["before"] for row in parted}):
             await connection.execute(sql.addresses.note_gone, self.destination.source, late)
         return [row["contact_id"] for row in parted]
 

@@ -168,9 +168,10 @@ class Push:
     async def _looked_up(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
         """Settle what a look-up decides; return what is to be sent, with what was found."""
         entries: Sequence[Entry] = claim.entries
-        if on := [one.contact_id for one in entries if one.change.resubscribe]:
+        wants = {one.contact_id: one.change.want for one in entries if one.change.resubscribe}
+        if on := {key: want.email for key, want in wants.items() if want is not None}:
             refused = await self.refresh_opt_outs(claim.number)
-            refused |= set(on) - await self.journal.mailable(on)
+            refused |= on.keys() - await self.journal.mailable(on)
             entries = self._without(entries, refused, pushed)
         ask = [one for one in entries if self._must_look(one)]
         if self.can & Can.SORTS_DOUBT:  # but of whom nothing is to be sent
@@ -203,18 +204,24 @@ class Push:
         return kept
 
     async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
-        """A record found by its address may be somebody else's: then ours is not there."""
+        """A record found by its address may be somebody else's: then ours is one of its twins, or
+        not there."""
         if self.adapter.traits.key != "remote id":
             return found
+        candidates = [
+            (entry, [(one, _dump(one.remote or {})) for one in (first, *first.twins)])
+            for entry, first in zip(ask, found, strict=True)
+        ]
         told = [
-            (entry.contact_id, _dump(one.remote))
-            for entry, one in zip(ask, found, strict=True)
+            (entry.contact_id, remote)
+            for entry, there in candidates
+            for one, remote in there
             if one.remote and one.remote != entry.change.remote
         ]
         others = await self.journal.others_records(told)
         return [
-            Found(None) if entry.contact_id in others else one
-            for entry, one in zip(ask, found, strict=True)
+            next((one for one, key in there if (entry.contact_id, key) not in others), Found(None))
+            for entry, there in candidates
         ]
 
     def _must_look(self, entry: Entry) -> bool:
@@ -233,7 +240,7 @@ class Push:
         kept = []
         for one in entries:
             if one.contact_id in refused or one.email in refused:
-                pushed.results.append(unsent(one, "opted out meanwhile"))
+                pushed.results.append(unsent(one, "opted out, or moved, meanwhile"))
             else:
                 kept.append(one)
         return kept

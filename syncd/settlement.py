@@ -152,6 +152,9 @@ class Settlements:
             await connection.execute(
                 sql.journal.settle, self.destination_id, *columns, claim.number, lists
             )
+        left = [r.entry.contact_id for r in results if r.entry.left_over and not r.doubtful]
+        if left := [one for one in left if one not in lost]:
+            await connection.execute(sql.journal.doubt_before, self.destination_id, left)
         if acknowledged:
             await connection.execute(sql.journal.acknowledged, self.destination_id, acknowledged)
         if soften:

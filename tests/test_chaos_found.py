@@ -431,6 +431,80 @@ async def test_the_record_of_before_is_left_though_the_one_after_was_looked_up(
         ]  # fmt: skip
 
 
+async def test_a_record_that_a_lost_removal_may_have_left_is_left_though_the_next_one_was_scanned(
+    database: str, pool: Pool
+) -> None:
+    """Ann's removal was lost, and she came back under another address: what a scan found there took
+    the place of the record that she may still have been in a list with."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT")
+            await sent_once(flow)
+            await add(pool, "ann", "t@x.test")
+            await pool.execute(
+                "update syncd.membership set list_id = 'vip' where contact_id = 'ann'"
+            )
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            box.next_fault("cut_after", method="POST", path="/ws/customers/syncd_sandbox/contacts")
+            await sent_once(flow)
+            await flow.reading.ask(["vip"])
+            assert await flow.reading.step(first=True)
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        mailed = {one for one, lists in at.there("constantcontact").items() if lists}
+        assert mailed == {BOB, "cyd@x.test", "t@x.test"}
+
+
+async def test_who_is_silent_and_moves_does_not_keep_the_record_of_the_next_holder(
+    database: str, pool: Pool
+) -> None:
+    """Ann said no and moved: there is no record of the new address, and the one of before is dan's.
+    Every scan took that for hers, and every one after it was planned for."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        async with at.flows("constantcontact") as flows:
+            await flows["constantcontact"].scan_all()
+        await pool.execute(
+            "update syncd.contact set email = 't@x.test', subscribed = false where id = 'ann'"
+        )
+        await add(pool, "dan", ANN)
+        await at.backfill()
+        async with at.flows("constantcontact") as flows:
+            await flows["constantcontact"].scan_all()
+            assert not (await flows["constantcontact"].look()).planned
+        assert at.mailed("constantcontact", ANN)
+
+
+@pytest.mark.parametrize("now", ["now@x.test", ANN])
+async def test_a_list_of_a_lost_try_is_left_after_two_moves_that_were_never_sent(
+    database: str, pool: Pool, now: str
+) -> None:
+    """Of two lost tries the second one's address was looked at first; with that, the first one's
+    list was forgotten, and the record of before stayed in it."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("insert into syncd.membership values ('vip', 'ann')")
+            await flow.look()
+            box.next_fault("cut_after", method="PUT")
+            await sent_once(flow)
+            await moved(pool, flow, "once@x.test")
+            box.next_fault("error", method="GET")
+            await sent_once(flow)
+            await moved(pool, flow, now)
+            await flow.pump(until_empty=True)
+        mailed = {one for one, lists in at.there("constantcontact").items() if lists}
+        assert mailed == {BOB, "cyd@x.test", now}
+
+
 @pytest.mark.parametrize(("name", "swaps"), [  # where the address is the key, a no stays with it
     ("clevertap", False), ("clevertap", True), ("constantcontact", False),
     ("copernica", False), ("copernica", True),
@@ -585,3 +659,256 @@ async def test_an_address_is_not_erased_while_a_request_about_it_is_on_its_way(
             )
             assert waits is not None
             assert tuple(waits) == ("due", "its address is in flight for another contact")
+
+
+async def test_an_address_that_a_lost_try_left_somebody_at_is_not_erased_before_that_is_looked_up(
+    database: str, pool: Pool
+) -> None:
+    """Ann's record had the address of a lost try; it was forgotten while nothing could be looked
+    up, and the record taken for a stranger's when that address was to be erased."""
+    async with company(database, pool, ["copernica"]) as at:
+        await at.backfill()
+        box = at.boxes["copernica"]
+        async with at.flows("copernica") as flows:
+            flow = flows["copernica"]
+            box.next_fault("cut_after", method="PUT")
+            await moved(pool, flow, "once@x.test")
+            await sent_once(flow)
+            assert "once@x.test" in at.there("copernica")
+            box.next_fault("cut_before", method="GET")
+            await moved(pool, flow, "now@x.test")
+            await sent_once(flow)
+            await pool.execute("insert into syncd.erasure (email) values ('once@x.test')")
+            await flow.look()
+            await flow.erase()
+            claim = await flow.journal.claim(10, flow.rules)
+            assert claim.contact_ids == []
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert sorted(at.there("copernica")) == [BOB, "cyd@x.test", "now@x.test"]
+        assert at.mailed("copernica", "now@x.test")
+
+
+async def test_who_is_not_there_does_not_get_the_record_of_who_has_moved_to_the_address(
+    database: str, pool: Pool
+) -> None:
+    """Dan was not made, because he had said no; then his address was ann's, too, and the pass that
+    finds that came after the claim: her record was taken for his."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await add(pool, "dan")
+        await pool.execute("update syncd.contact set subscribed = false where id = 'dan'")
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            state = "select state from syncd.mirror where contact_id = 'dan'"
+            assert await pool.fetchval(state) == "absent"
+            await pool.execute("update syncd.contact set first_name = 'Dan' where id = 'dan'")
+            await flow.look()
+            await pool.execute("update syncd.contact set email = 'dan@x.test' where id = 'ann'")
+            await pool.execute(
+                "update syncd.mirror set email = 'dan@x.test' where contact_id = 'ann'"
+            )
+            claim = await flow.journal.claim(10, flow.rules)
+            assert claim.contact_ids == []
+            assert (
+                await pool.fetchval("select last_error from syncd.journal")
+                == "waits for contact ann to leave its address"
+            )
+
+
+async def test_a_full_pass_makes_nobody_at_an_address_that_another_one_has_yet_to_leave(
+    database: str, pool: Pool
+) -> None:
+    """Dan, known as not there under the same address, was made at once: with ann's record."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await add(pool, "dan")
+        await pool.execute("update syncd.contact set subscribed = false where id = 'dan'")
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            await pool.execute(
+                "update syncd.mirror set email = 'dan@x.test' where contact_id = 'ann'"
+            )
+            await pool.execute("update syncd.contact set subscribed = true where id = 'dan'")
+            await flows["clevercampaign"].full_pass()
+            rows = await pool.fetch("select contact_id from syncd.journal order by 1")
+            assert [row["contact_id"] for row in rows] == ["dan"]
+
+
+async def test_nobody_is_turned_on_at_an_address_that_has_said_no_because_it_has_another_by_now(
+    database: str, pool: Pool
+) -> None:
+    """Ann moved between the claim and the last question whether she may be mailed; at her new
+    address she may, and what was sent was the old one."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute("update syncd.contact set subscribed = true where id = 'ann'")
+            await flow.look()
+            claim = await flow.journal.claim(10, flow.rules)
+            await pool.execute(
+                "insert into syncd.opt_out (destination_id, email, kind)"
+                " values ($1, $2, 'unsubscribed')",
+                flow.destination.id,
+                ANN,
+            )
+            await pool.execute("update syncd.contact set email = 'now@x.test' where id = 'ann'")
+            pushed = await flow.push.attempt(claim)
+            assert [one.outcome for one in pushed.results] == ["opted out, or moved, meanwhile"]
+        assert not at.mailed("clevertap", ANN)
+
+
+async def test_who_is_to_be_turned_on_and_only_looked_for_is_looked_for_where_it_was_tried(
+    database: str, pool: Pool
+) -> None:
+    """Ann's move was lost, and she waits for bob, who is to have the address of that try."""
+    async with company(
+        database, pool, ["clevercampaign"], options={"clevercampaign": {"write_unsubscribe": True}}
+    ) as at:
+        await at.backfill()
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("update syncd.contact set subscribed = true where id = 'ann'")
+            at.boxes["clevercampaign"].next_fault("cut_before", method="PUT")
+            await moved(pool, flow, "s@x.test")
+            await sent_once(flow)
+            claim = await flow.journal.claim(10, flow.rules)
+            assert claim.contact_ids == []
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'bob'")
+            await moved(pool, flow, BOB)
+            claim = await flow.journal.claim(10, flow.rules)
+            (ann,) = (one for one in claim.entries if one.contact_id == "ann")
+            assert ann.change.resubscribe
+            said = (await flow.push.attempt(claim)).results
+            assert "opted out, or moved, meanwhile" not in [one.outcome for one in said]
+
+
+async def test_newer_consent_ends_a_no_that_was_read_when_two_were_at_the_address(
+    database: str, pool: Pool
+) -> None:
+    """Dan had ann's address before she was moved away from it; the no was hers, and only of her it
+    was known that mail is off there."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        at.boxes["clevertap"].act("unsubscribe", email=ANN)
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute("update syncd.contact set email = 'left@x.test' where id = 'ann'")
+            await add(pool, "dan", ANN)
+            await flow.look()
+            await pool.execute(
+                "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'ann'"
+            )
+            await sent_once(flow)
+            await flow.read()
+            await pool.execute("update syncd.contact set consented_at = now() where id = 'dan'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert at.mailed("clevertap", ANN)
+        at.boxes["clevertap"].state.writes.resubscribed.clear()  # this was allowed
+
+
+async def test_who_gets_an_address_is_not_put_into_the_lists_of_a_lost_try_at_it(
+    database: str, pool: Pool
+) -> None:
+    """Dan's create was lost, and bob got the address before dan had left it: as the record of that
+    address was bob's by then, nobody took it out of dan's list."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await add(pool, "dan", "s@x.test")
+            await pool.execute("insert into syncd.membership values ('vip', 'dan')")
+            await flow.look()
+            box.next_fault("cut_after", method="POST", path="/ws/customers/syncd_sandbox/contacts")
+            await sent_once(flow)
+            await pool.execute("update syncd.contact set email = id || '@y.test' where id = 'dan'")
+            await pool.execute("update syncd.contact set email = 's@x.test' where id = 'bob'")
+            await flow.look()
+            await pool.execute(
+                "update syncd.journal set due_at = now() + interval '1 s' where contact_id = 'dan'"
+            )
+            await flow.pump(until_empty=True)
+        profiles = box.snapshot()["profiles"].values()
+        lists = {one["email"]: one["lists"] for one in profiles}
+        assert len(lists["s@x.test"]) == 1
+        assert len(lists["dan@y.test"]) == 2
+
+
+async def test_of_two_at_an_address_the_one_that_is_nobody_elses_is_found(
+    database: str, pool: Pool
+) -> None:
+    """Dan's create was lost, and ann, in doubt herself, got his address first: his look found her
+    record, which is none of his, and his own stayed for ever."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "dan", "s@x.test")
+            await flow.look()
+            box.next_fault("cut_after", method="POST")
+            await sent_once(flow)
+            await moved(pool, flow, "t@x.test")
+            await pool.execute(
+                "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'dan'"
+            )
+            box.next_fault("cut_after", method="PUT")
+            await sent_once(flow)
+            await pool.execute("update syncd.contact set email = 'u@x.test' where id = 'dan'")
+            await moved(pool, flow, "s@x.test")
+            await pool.execute(
+                "update syncd.journal set due_at = now() + interval '1 s' where contact_id = 'dan'"
+            )
+            await flow.pump(until_empty=True)
+        emails = [one["email"] for one in box.snapshot()["profiles"].values()]
+        assert sorted(emails) == [BOB, "cyd@x.test", "s@x.test", "u@x.test"]
+
+
+async def test_who_was_silent_by_the_source_is_deleted_and_comes_back_is_mailed(
+    database: str, pool: Pool
+) -> None:
+    """The mark that we put on her address outlived the profile, and nobody knew of it any more."""
+    async with company(database, pool, ["clevertap"], when_gone="delete") as at:
+        await at.backfill()
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        assert sorted(at.there("clevertap")) == [BOB, "cyd@x.test"]
+        await add(pool, "ann")
+        await at.settle()
+        assert at.mailed("clevertap", ANN)
+
+
+async def test_who_cannot_be_sent_and_is_in_doubt_is_not_planned_for_ever(
+    database: str, pool: Pool
+) -> None:
+    """Ann went, came back, and her change was lost; she went again, and came back without an
+    address. Every pass asked the next one to part the two, for as long as that was so."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        await pool.execute("delete from syncd.contact where id = 'ann'")
+        await at.settle()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "ann", "back@x.test")
+            await flow.look()
+            at.boxes["clevercampaign"].next_fault("cut_after", method="POST")
+            await sent_once(flow)
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await add(pool, "ann", " ")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await sent_once(flow)
+            await flow.look()
+            row = await pool.fetchrow("select state, doubtful, last_error from syncd.journal")
+            assert row is not None
+            assert tuple(row) == ("rejected", True, "has no e-mail address")
+            assert not await flow.planner.anything_new()

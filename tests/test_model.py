@@ -194,6 +194,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "holder_of_tried": draw(st.sampled_from([None, None, "d"])),
         "missed": [],
         "tried_in_flight": draw(st.sampled_from([None, None, "d"])),
+        "in_doubt_there": draw(st.sampled_from([None, None, "d"])),
         "in_doubt": draw(st.sampled_from([None, None, "d"])),
         "successor": draw(st.sampled_from([None, None, "d"])),
         "erase": False,

@@ -54,6 +54,7 @@ OTHERS = {
     "addresses.part": "tests/races/test_races_address.py",
     "erasure.remember_stranger": "tests/test_erasure.py",
     "erasure.shared": "tests/test_erasure.py",
+    "journal.doubt_before": "tests/test_chaos_found.py",
     "journal.part": "tests/test_chaos_found.py",
     "journal.try_at": "tests/races/test_races_address.py",
     "lists.refused_for": "tests/test_lists_gone.py",
