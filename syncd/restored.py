@@ -30,13 +30,14 @@ class Watermark:
 
     async def went_back(self, pool: Pool) -> bool:
         """Whether it is shorter now. A server that does not tell has not."""
+        before = self.highest  # before the question: who asks at once may be answered first
         try:
             now = await pool.fetchval(sql.plan.flushed)
         except LOST:
             raise
         except asyncpg.PostgresError:  # some who offer PostgreSQL as a service forbid the question
             return False
-        before, self.highest = self.highest, max(self.highest, now or 0)
+        self.highest = max(self.highest, now or 0)
         if now is None or now >= before:
             return False
         self.highest = now

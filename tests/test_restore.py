@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import clusters
@@ -25,6 +25,7 @@ from syncd import audit_run, db
 from syncd.audit_run import Ended
 from syncd.migrate import migrate
 from syncd.providers import provider
+from syncd.restored import Watermark
 
 FIVE = ("clevercampaign", "clevertap", "constantcontact", "copernica", "redcappi")
 PEOPLE = ("ann", "bob", "cyd", "eve", "fay", "gus", "hal")
@@ -178,3 +179,27 @@ def restore(server: Cluster, way: str, name: str, place: Path) -> None:
     shutil.copytree(place, server.data)
     server.give(server.data)
     server.start()
+
+
+async def test_two_who_ask_at_once_do_not_take_each_other_for_a_server_that_went_back(
+    pool: db.Pool,
+) -> None:
+    """Who asked first is answered last: the log has grown since, and was never shorter."""
+    first_asked, second_answered = asyncio.Event(), asyncio.Event()
+
+    class Late:
+        async def fetchval(self, statement: str) -> Any:
+            value = await pool.fetchval(statement)
+            if not first_asked.is_set():
+                first_asked.set()
+                await second_answered.wait()
+            return value
+
+    mark, late = Watermark(), cast(db.Pool, Late())
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(mark.went_back(late))
+        await first_asked.wait()
+        await pool.execute("create table later as select generate_series(1, 1000) as n")
+        assert not await mark.went_back(late)
+        second_answered.set()
+    assert not first.result()
