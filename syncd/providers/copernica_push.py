@@ -252,18 +252,24 @@ class Errand:
         person = change.was or change.want
         if person is not None:
             found |= {one.id for one in await self._finder.at_address(database, person.email)}
-        if (number := number_of(change)) is not None:
-            found.add(number)
-        blank = {name: "" for name in database.fields if name != database.ours.key}
+        number = number_of(change)
+        if number is not None and number not in found and await self._calls.profile(number):
+            found.add(number)  # what is gone already keeps nothing that is put
         for one in sorted(found, key=int):
-            told = await self._calls.put_fields(one, blank)
-            if told.kind == "refused":
-                return Rejected(told.text, told.status)
-            self._applied = True
-            outcome = await self._delete(one, completely=True)
+            outcome = await self._blank_and_delete(database, one)
             if isinstance(outcome, Rejected):
                 return outcome
-        return Applied()
+        if number is None or number in found:
+            return Applied()
+        return await self._delete(number, completely=True)
+
+    async def _blank_and_delete(self, database: Database, number: str) -> Outcome:
+        blank = {name: "" for name in database.fields if name != database.ours.key}
+        told = await self._calls.put_fields(number, blank)
+        if told.kind == "refused":
+            return Rejected(told.text, told.status)
+        self._applied = True
+        return await self._delete(number, completely=True)
 
 
 def _halfway(err: ProviderError) -> ProviderError:
