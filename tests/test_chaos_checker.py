@@ -211,6 +211,16 @@ def test_breaches_of_limits_are_found() -> None:
     assert sum(residues(replace(GOOD, violations=[race])).values()) == 1
 
 
+def test_a_no_that_crosses_the_persons_own_is_no_finding() -> None:
+    twice = {"rule": "opted out twice", "detail": "r1", "at": 14.0, "request": 3}
+    theirs = wrote(13, 2, request=0, mailable=False)
+    ours = replace(GOOD, became=[*GOOD.became, wrote(13, 2, mailable=False)])
+    assert "violation" in kinds(replace(ours, violations=[twice]))
+    crossed = replace(GOOD, became=[*GOOD.became, theirs], violations=[twice])
+    assert "violation" not in kinds(crossed)
+    assert "violation" in kinds(replace(crossed, violations=[{**twice, "at": 23.0}]))
+
+
 # ── The program and its database ────────────────────────────────────────────────────────────
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from .evidence import At, Evidence, Finding, No, Version
 from .final import differences
@@ -51,10 +52,24 @@ class Verdict:
     def _violations(self, at: At) -> Iterator[Finding]:
         for one in at.violations:
             said = f"{one['rule']}: {one['detail']}"
-            if reason := next((why for known, why in HARMLESS.items() if known.match(said)), None):
+            if self._crossed(at, one):
+                self.residues["a no of ours crossed the person's own"] += 1
+            elif reason := next((why for known, why in HARMLESS.items() if known.match(said)), None):
                 self.residues[reason] += 1
             else:
                 yield Finding("violation", at.name, f"{said} {one.get('path', '')}")
+
+    def _crossed(self, at: At, violation: Mapping[str, Any]) -> bool:
+        """Whether the person said no after our look, and before our own no arrived."""
+        if violation["rule"] != "opted out twice":
+            return False
+        return any(
+            one.key == violation["detail"]
+            and one.request == 0
+            and 0 <= violation["at"] - one.at < self.seen.timeout
+            and not (one.now and one.now.mailable)
+            for one in at.became
+        )
 
     def _crowded(self, at: At) -> Iterator[Finding]:
         """More requests at once than are allowed. One of a process that stood still past its lease
