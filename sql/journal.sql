@@ -234,11 +234,13 @@ select exists (select 1 from syncd.mirror m
 -- name: remember_remote
 -- A look-up found a record that was in doubt: its id is written down before anything else is done,
 -- and the lists that the tries may have left it in: the journal may forget them with the doubt. Any
--- field ($8, each with an empty value) may have been filled by them, and must be cleared if need be.
--- In which of the lists it is nobody has said, so missing there is no news.
+-- field ($9, each with an empty value) may have been filled by them, and must be cleared if need be.
+-- In which of the lists it is nobody has said, so missing there is no news. Whom a try has turned on
+-- is on: a no that is met later was said since.
 with u as materialized (
-    select * from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[])
-                  u (contact_id, email, subscribed, remote, lists, told)
+    select * from unnest($2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[],
+                         $8::boolean[])
+                  u (contact_id, email, subscribed, remote, lists, told, turned_on)
 ), rows as materialized (
     select j.contact_id from syncd.journal j
      where j.destination_id = $1::int and j.contact_id = any($2::text[])
@@ -258,7 +260,7 @@ with u as materialized (
 insert into syncd.mirror as m
        (destination_id, contact_id, email, subscribed, digest, state, remote, lists, fields)
 select $1::int, u.contact_id, coalesce(u.told, m.email, u.email), u.subscribed, null, 'here',
-       u.remote::jsonb, u.lists::text[], $8::jsonb
+       u.remote::jsonb, u.lists::text[], $9::jsonb
   from u
   left join unsure on unsure.contact_id = u.contact_id  -- the journal first (races 19)
   left join syncd.mirror m on m.destination_id = $1::int and m.contact_id = u.contact_id
@@ -266,6 +268,8 @@ select $1::int, u.contact_id, coalesce(u.told, m.email, u.email), u.subscribed, 
 on conflict (destination_id, contact_id) do update
    set email = excluded.email, remote = excluded.remote, digest = null, lists = excluded.lists,
        fields = excluded.fields || jsonb_strip_nulls(m.fields),
+       subscribed = m.subscribed
+                    or (select u.turned_on from u where u.contact_id = excluded.contact_id),
        state = case when m.state = 'absent' then 'here' else m.state end;
 
 -- name: off_meanwhile

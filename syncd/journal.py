@@ -65,11 +65,12 @@ class Journal(Claims, Settlements):
         return bool(keys) and bool(await self.pool.fetch(desired.people, keys, []))
 
     async def remember_remote(
-        self, found: Sequence[tuple[str, str, bool, str, str, str | None]]
+        self, found: Sequence[tuple[str, str, bool, str, str, str | None, bool]]
     ) -> None:
         """Write down the remote ids that a look-up of doubtful contacts has found, the lists that
-        they may be in, and at which address they are, if it was told: (contact, address that is
-        about to be sent, subscribed, remote, lists, told)."""
+        they may be in, at which address they are, if it was told, and whether they have been
+        turned on: (contact, address that is about to be sent, subscribed, remote, lists, told,
+        turned on)."""
         if found:
             columns = map(list, zip(*sorted(found), strict=True))
             unknown = orjson.dumps({one.name: "" for one in self.compare.desired.fields}).decode()

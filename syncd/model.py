@@ -170,6 +170,7 @@ class Found:
     """What a look-up of one contact says. `remote` None: it is not there.
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
+    mailed: whether the record says that it is mailed; None where it does not say.
     lists: remote ids of the lists that it is in; None where it does not say.
     twins: who else was found by address, where records have ids of their own: the first one may be
     another contact's.
@@ -180,6 +181,7 @@ class Found:
     opted_out: OptedOut | None = None
     lists: Sequence[str] | None = None
     twins: Sequence[Found] = ()
+    mailed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

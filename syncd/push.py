@@ -423,8 +423,9 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
 
 def _remembered(
     entries: Sequence[Entry], found: Sequence[Found], by_address: bool
-) -> Iterator[tuple[str, str, bool, str, str, str | None]]:
-    """by_address: what was found at another address than the mirror knows is a second record; the
+) -> Iterator[tuple[str, str, bool, str, str, str | None, bool]]:
+    """Who is mailed there though a lost try was to turn that on: it has arrived, and a no that is
+    met from now on is news. by_address: what was found at another address than the mirror knows is a second record; the
     one there stays known until it is left."""
     for entry, one in zip(entries, found, strict=True):
         if one.remote is None or entry.left_over or (by_address and _moves(entry)):
@@ -434,7 +435,8 @@ def _remembered(
             lists = array_literal(sorted(was.lists) if was else [])
             on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
             told = one.email.lower() if one.email else None
-            yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told
+            turned_on = entry.change.resubscribe and one.mailed is True
+            yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told, turned_on
 
 
 def _moves(entry: Entry) -> bool:

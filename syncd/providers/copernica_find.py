@@ -69,7 +69,8 @@ class Finder:
             return Found(None)
         remote = {**(change.remote or {}), "id": found.id}
         email = found.get(database.email) or None
-        return Found(remote, email, no_of(database, found), database.lists_of(found))
+        no = no_of(database, found)
+        return Found(remote, email, no, database.lists_of(found), mailed=no is None)
 
     async def all_by_key(self, database: Database, contact_id: str) -> Sequence[Profile]:
         """Profiles with our key, to the letter; the lowest id first."""
