@@ -256,7 +256,7 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         `in_flight` and `tried_in_flight`: who has a request on its way about an address of these,
         the latter about the one that was tried, or is to be erased.
         `in_doubt_there`: who may have been left by a lost try where somebody is to be erased: it
-        would be erased for a stranger.
+        would be erased for a stranger. Of two who are to go neither waits for the other.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
         that are in each other's way one goes first, unless the other is on its way already.
         """
@@ -297,6 +297,7 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
             limit 1) end as tried_in_flight,
        case when k.erase_email is not null then (
            select j.contact_id {self._doubtful} and j.email = k.erase_email
+              and j.wish = 'upsert'
               and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
             limit 1) end as in_doubt_there,
        case when (select exists (select 1 {self._doubtful})) and k.arrives then (

@@ -912,3 +912,60 @@ async def test_who_cannot_be_sent_and_is_in_doubt_is_not_planned_for_ever(
             assert row is not None
             assert tuple(row) == ("rejected", True, "has no e-mail address")
             assert not await flow.planner.anything_new()
+
+
+async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
+    database: str, pool: Pool
+) -> None:
+    """Ann's own, and that of her address: the process that was at both was killed."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await pool.execute("insert into syncd.erasure (contact_id) values ('ann')")
+            await flow.look()
+            await flow.erase()
+            killed = await pool.fetch(
+                "update syncd.journal set doubtful = true, email = $1, due_at = now()"
+                " returning contact_id", ANN,
+            )  # fmt: skip
+            assert {one["contact_id"].rstrip(" 0123456789") for one in killed} == {"ann", "erasure"}
+            await flow.pump(until_empty=True)
+        assert await pool.fetchval("select count(*) from syncd.journal") == 0
+
+
+@pytest.mark.parametrize("provider", ["clevercampaign", "copernica"])
+async def test_a_no_after_a_lost_yes_that_was_seen_to_have_arrived_is_a_new_one(
+    database: str, pool: Pool, provider: str
+) -> None:
+    """Ann said no, and yes again. That was applied, but the answer lost; a look met her mailed, but
+    what was to be sent then was refused. Her next no looks just like the first."""
+    options = {provider: {"lists_enabled": True, "write_unsubscribe": True}}
+    async with company(
+        database, pool, [provider], options=options if provider == "clevercampaign" else {}
+    ) as at:
+        await at.backfill()
+        box = at.boxes[provider]
+        box.act("unsubscribe", email=ANN)
+        await at.scan()
+        await at.settle()
+        await pool.execute(LONG_AGO)
+        async with at.flows(provider) as flows:
+            flow = flows[provider]
+            await pool.execute("update syncd.contact set consented_at = now() where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_after", method="PUT")
+            await sent_once(flow)
+            assert at.mailed(provider, ANN)
+            await pool.execute("update syncd.journal set due_at = now()")
+            box.next_fault("error", method="PUT", status=503)
+            await sent_once(flow)
+            box.act("unsubscribe", email=ANN)
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert not at.mailed(provider, ANN)
+        await at.settle()
+        assert not at.mailed(provider, ANN)
+        data = box.state.data  # that she was turned on after her first no was allowed
+        (data.resubscribed if provider == "clevercampaign" else data.turned_on).clear()
