@@ -53,8 +53,8 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
         "select d.name, j.contact_id, j.state, coalesce(j.last_error, '') as why"
         " from syncd.journal j join syncd.destination d on d.id = j.destination_id"
     )
-    erased = await link.fetch("select contact_id from syncd.erasure where contact_id is not null")
-    gone = {row["contact_id"] for row in erased}
+    asked = await link.fetch("select contact_id from syncd.erasure where contact_id is not null")
+    gone = {row["contact_id"] for row in asked}
     journal = [Row(r["name"], r["contact_id"], r["state"], r["why"])
                for r in rows if r["contact_id"] not in gone]  # fmt: skip
     seen = Evidence(
