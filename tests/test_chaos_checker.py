@@ -230,6 +230,8 @@ def test_who_had_the_address_of_somebody_erased_may_be_taken_for_the_same_person
     assert kinds(GOOD, journal=rows, erased=frozenset({"ann"})) == {"journal"}
     met = [*SOURCE, Version("bob", 20.0, ANN, 4)]
     assert "journal" not in kinds(GOOD, journal=rows, versions=met, erased=frozenset({"ann"}))
+    brought = frozenset({("bob", ANN)})  # by an exchange of records
+    assert "journal" not in kinds(GOOD, journal=rows, erased=frozenset({"ann"}), known_at=brought)
 
 
 def test_what_is_left_must_be_explained() -> None:

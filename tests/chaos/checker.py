@@ -54,7 +54,9 @@ class Verdict:
             said = f"{one['rule']}: {one['detail']}"
             if self._crossed(at, one):
                 self.residues["a no of ours crossed the person's own"] += 1
-            elif reason := next((why for known, why in HARMLESS.items() if known.match(said)), None):
+            elif reason := next(
+                (why for known, why in HARMLESS.items() if known.match(said)), None
+            ):
                 self.residues[reason] += 1
             else:
                 yield Finding("violation", at.name, f"{said} {one.get('path', '')}")

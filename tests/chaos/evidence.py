@@ -119,6 +119,7 @@ class Evidence:
     lease: float = 3.5
     timeout: float = 2.0
     erased: frozenset[str] = frozenset()  # contacts who asked to be
+    known_at: frozenset[tuple[str, str]] = frozenset()  # contact and address, by our own tables
 
 
 @dataclass(frozen=True, order=True)

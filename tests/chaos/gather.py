@@ -55,12 +55,16 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     )
     asked = await link.fetch("select contact_id from syncd.erasure where contact_id is not null")
     gone = {row["contact_id"] for row in asked}
+    known_at = await link.fetch(
+        "select distinct now ->> 'contact_id', now ->> 'email' from chaos.trail"
+        " where now ->> 'email' is not null"
+    )
     journal = [Row(r["name"], r["contact_id"], r["state"], r["why"])
                for r in rows if r["contact_id"] not in gone]  # fmt: skip
     seen = Evidence(
         shops, _versions(truth), sorted(said, key=lambda no: no.at), journal, unsettled,
         fleet.stops, fleet.logs(), sorted(leaks.secrets_in(fleet.environ)), cluster.said,
-        fleet.deaths, LEASE, TIMEOUT, frozenset(erased),
+        fleet.deaths, LEASE, TIMEOUT, frozenset(erased), frozenset(map(tuple, known_at)),
     )  # fmt: skip
     tables = await _tables(link)
     link.close()
