@@ -156,15 +156,14 @@ async def told(app: App, pool: Pool, shelves: Shelves) -> None:
     try:
         await converged(app, pool, shelves)
     except TimeoutError:
-        rows = await pool.fetch("select * from syncd.journal")
-        open_scans = await pool.fetch("select * from syncd.scan where finished_at is null")
-        for name in ("mirror", "delivery", "seen", "missing"):
+        is_there, want = there(shelves), await wanted(pool)
+        for name in want.keys() | is_there.keys():
+            differ = is_there.get(name, {}).items() ^ want.get(name, {}).items()
+            print("there or wanted", name, sorted(differ))
+        for name in ("journal", "opt_out", "missing", "mirror", "seen", "delivery"):
             for row in await pool.fetch(f"select * from syncd.{name}"):
                 print(name, *row)
+        for row in await pool.fetch("select * from syncd.scan where finished_at is null"):
+            print("scan", *row)
         print(*shelves.members.values(), sep="\n")
-        raise AssertionError(
-            {"opt_outs": [tuple(r) for r in await pool.fetch(
-                "select contact_id, list_id, evidence, observed_at from syncd.opt_out")],
-             "there": there(shelves), "wanted": await wanted(pool),
-             "journal": [dict(r) for r in rows], "scans": [dict(r) for r in open_scans]}
-        ) from None  # fmt: skip
+        raise AssertionError({"there": is_there, "wanted": want}) from None
