@@ -424,9 +424,12 @@ def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry
 def _remembered(
     entries: Sequence[Entry], found: Sequence[Found], by_address: bool
 ) -> Iterator[tuple[str, str, bool, str, str, str | None, bool]]:
-    """Who is mailed there though a lost try was to turn that on: it has arrived, and a no that is
-    met from now on is news. by_address: what was found at another address than the mirror knows is a second record; the
-    one there stays known until it is left."""
+    """Of whom is in doubt, what the look has found; see `Journal.remember_remote`.
+
+    Whoever is mailed, though a lost try was to turn that on, has been turned on: a no that is met
+    from now on is news. by_address: what was found at another address than the mirror knows is a
+    second record; the one there stays known until it is left.
+    """
     for entry, one in zip(entries, found, strict=True):
         if one.remote is None or entry.left_over or (by_address and _moves(entry)):
             continue

@@ -195,7 +195,7 @@ async def test_two_who_ask_at_once_do_not_take_each_other_for_a_server_that_went
                 await second_answered.wait()
             return value
 
-    mark, late = Watermark(), cast(db.Pool, Late())
+    mark, late = Watermark(), cast("db.Pool", Late())
     async with asyncio.TaskGroup() as group:
         first = group.create_task(mark.went_back(late))
         await first_asked.wait()

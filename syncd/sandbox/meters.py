@@ -45,6 +45,11 @@ class Meters:
         inside.add(call)
         return None
 
+    def beside(self, call: Call, meter: Meter) -> str:
+        """Which calls are in flight, and since when: `517 for 0.213 s, 519 for 0.002 s`."""
+        others = sorted(self.inside[meter.name, meter.account], key=lambda one: one.number)
+        return ", ".join(f"{one.number} for {call.at - one.at:.3f} s" for one in others)
+
     def leave(self, call: Call) -> None:
         """Forget the call; harmless if it never got in."""
         for inside in self.inside.values():

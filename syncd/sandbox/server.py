@@ -69,6 +69,8 @@ class Desk:
         if broken == "in flight" or meter.published:
             limit = meter.in_flight if broken == "in flight" else meter.per_second
             detail = f"{meter.name}: more than {limit}"
+            if broken == "in flight":
+                detail += f", beside {self.stand_in.meters.beside(call, meter)}"
             self.stand_in.ledger.violate(call, f"too many ({broken})", detail)
         return self.stand_in.failed(429, "Too many concurrent requests")
 
