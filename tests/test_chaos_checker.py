@@ -205,6 +205,9 @@ def test_breaches_of_limits_are_found() -> None:
     assert kinds(replace(crowded, in_flight_max={"api": 4}), stops=[(1.0, 9.0)]) == {"in flight"}
     assert kinds(replace(GOOD, per_day=1)) == {"quota"}
     assert kinds(replace(GOOD, per_day=1, per_day_until=0.0)) == set()
+    midnight = [Sent(n, 86400 + t, 86400 + t) for n, t in enumerate((-2, -1, 1, 2))]
+    assert kinds(replace(GOOD, requests=midnight, per_day=2)) == set()
+    assert kinds(replace(GOOD, requests=midnight, per_day=1)) == {"quota"}
     assert kinds(replace(GOOD, violations=[{"rule": "r", "detail": "d"}])) == {"violation"}
     race = {"rule": "unknown interest", "detail": "List 7"}
     assert kinds(replace(GOOD, violations=[race])) == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -612,6 +613,10 @@ async def test_one_call_too_many_in_flight_is_429(
     answers = await asyncio.gather(*map(one, range(limit + 1)))
     assert sorted(answers) == [200] * limit + [429]
     assert rules(sandbox) == ["too many (in flight)"]
+    (one,) = sandbox.snapshot()["violations"]
+    assert re.search(
+        rf"more than {limit}, beside (\d+ for 0\.\d+ s(, |$)){{{limit}}}", one["detail"]
+    )
     name = "upload" if "upload" in path else "other"
     assert sandbox.snapshot()["in_flight_max"][name] == limit + 1
 

@@ -14,6 +14,7 @@ from .said import deadlocks, leaked, unexplained, unsettled
 
 WINDOW = 5.0  # seconds over which a rate is looked at
 HICCUP = 1.5  # seconds that a busy machine may bunch what was sent evenly
+DAY = 86400.0  # seconds; quotas begin anew at midnight UTC
 WAKES = 1.0  # seconds after SIGCONT within which what stood ready to be sent leaves
 
 HARMLESS = {
@@ -207,7 +208,8 @@ def doubled(at: At) -> Iterator[Finding]:
 
 
 def limits(at: At) -> Iterator[Finding]:
-    sent = sum(one.began < at.per_day_until for one in at.requests)
+    days = Counter(int(one.began // DAY) for one in at.requests if one.began < at.per_day_until)
+    sent = max(days.values(), default=0)
     if at.per_day is not None and sent > at.per_day:
         yield Finding("quota", at.name, f"{sent} requests, {at.per_day} a day allowed")
     if at.per_second is not None:
