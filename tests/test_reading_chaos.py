@@ -72,14 +72,16 @@ def fail(shelves: Shelves, chance: random.Random) -> None:
 
 
 async def wanted(pool: Pool) -> dict[str, dict[str, str]]:
-    """List name → address → first name, as source and opt-outs have it."""
+    """List name → address → first name, as source and opt-outs have it: who has vanished altogether
+    may be there at another address, who has left a list may not."""
     rows = await pool.fetch(
         "select l.name, lower(c.email) as email, c.first_name from syncd.list l"
         "  join syncd.membership m on m.list_id = l.id"
         "  join syncd.contact c on c.id = m.contact_id and c.subscribed"
         " where not exists (select 1 from syncd.opt_out o where o.lifted_at is null"
-        "                    and o.email = lower(c.email)"
-        "                    and (o.list_id is null or o.list_id = l.id))"
+        "                    and (o.email = lower(c.email) and o.list_id is null"
+        "                         or o.list_id = l.id"
+        "                            and (o.email = lower(c.email) or o.contact_id = c.id)))"
     )
     found: dict[str, dict[str, str]] = {}
     for row in rows:
