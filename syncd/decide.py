@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from syncd.classify import HELD, unfit
 from syncd.db import Row
 from syncd.desired import Field
 from syncd.model import Can, Change, Person, Traits, Value, Verb
+
+LONGEST = 30.0  # seconds after which whoever waits for another one's doubt to end asks again
 
 
 class Entry(NamedTuple):
@@ -146,7 +149,7 @@ def _decide(row: Row, entry: Row, rules: Rules) -> Decision:
     if row["in_flight_window"]:
         return Release(contact_id, 0.2, "its address is in flight in a full pass")
     if row["in_doubt"] is not None and rules.traits.key != "ours":
-        return _waits_for_doubt(contact_id, row["in_doubt"])
+        return _waits_for_doubt(contact_id, entry, row["in_doubt"])
     known = row["m_state"] in HELD
     made = _put(row, entry, rules)
     if not isinstance(made, Entry):
@@ -232,7 +235,7 @@ def _left_over(row: Row, entry: Row, rules: Rules) -> Entry:
 def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id, doubtful = row["contact_id"], _in_doubt(entry)
     if row["erase"] and row["in_doubt_there"] is not None:
-        return _waits_for_doubt(contact_id, row["in_doubt_there"])
+        return _waits_for_doubt(contact_id, entry, row["in_doubt_there"])
     if row["erase"]:
         return _erasure(row, entry, rules)
     passed = row["successor"] is not None and rules.traits.key != "ours"
@@ -250,8 +253,13 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     return _leaving(row, entry, rules)
 
 
-def _waits_for_doubt(contact_id: str, other: str) -> Release:
-    return Release(contact_id, 0.2, f"a lost try may have left contact {other} at its address")
+def _waits_for_doubt(contact_id: str, entry: Row, other: str) -> Release:
+    """A provider that is away may keep the other one in doubt for an hour: it is asked about ever
+    more seldom."""
+    waited = (datetime.now(UTC) - entry["planned_at"]).total_seconds()
+    after = min(LONGEST, max(0.2, waited / 4))
+    why = f"a lost try may have left contact {other} at its address"
+    return Release(contact_id, after, why)
 
 
 def _erasure(row: Row, entry: Row, rules: Rules) -> Entry:

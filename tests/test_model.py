@@ -11,6 +11,7 @@ import asyncio
 import os
 import types
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC
 from typing import Any, ClassVar, TypeVar
 
 import asyncpg
@@ -213,7 +214,7 @@ ENTRIES = st.fixed_dictionaries(
         "crashes": st.just(0),
         "receipt": st.none(),
         "digest": DIGESTS,
-        "planned_at": st.none(),
+        "planned_at": st.datetimes(timezones=st.just(UTC)),
     }
 )
 GONE = st.sampled_from(["withdraw", "delete", "keep"])

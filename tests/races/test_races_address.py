@@ -481,6 +481,16 @@ async def test_a_lost_move_of_who_is_gone_does_not_take_the_record_that_another_
         assert await people(w) == {"c2": "c1@x.test"}
 
 
+async def pause(pool: Pool, contact_id: str) -> float:
+    """Seconds until it is due."""
+    return float(
+        await pool.fetchval(
+            "select extract(epoch from due_at - now()) from syncd.journal where contact_id = $1",
+            contact_id,
+        )
+    )
+
+
 async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(pool: Pool) -> None:
     """8: c1's create at s@ was lost, s@ has become c2's, c1 goes elsewhere: c2 waits until c1's
     record is left. Where that may never be (c1 is refused), c2 has it, and stays mailed."""
@@ -498,6 +508,13 @@ async def test_what_a_lost_try_left_is_not_taken_from_whoever_holds_it_by_now(po
         assert (await w.hand.claim()).entries == []
         why = await pool.fetchval("select last_error from syncd.journal where contact_id = 'c2'")
         assert why == "a lost try may have left contact c1 at its address"
+        assert 0.1 < await pause(pool, "c2") < 0.3
+        await pool.execute(
+            "update syncd.journal set planned_at = now() - interval '1 min', due_at = now()"
+            " where contact_id = 'c2'"
+        )
+        assert (await w.hand.claim()).entries == []
+        assert 14 < await pause(pool, "c2") < 16, "ever more seldom"
         await pool.execute("update syncd.journal set state = 'rejected' where contact_id = 'c1'")
         await pool.execute("update syncd.journal set due_at = now() where contact_id = 'c2'")
         assert await w.hand.carry(await w.hand.claim()) == []
