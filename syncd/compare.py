@@ -287,7 +287,8 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
             where h.destination_id = {destination} and h.email = k.email
               and h.state <> 'absent' and h.contact_id <> k.contact_id limit 1) end as holder,
        (select f.contact_id from flights f
-         where f.address in (k.m_email, case when k.arrives then k.email end)
+         where f.address in (case when k.m_state <> 'absent' then k.m_email end,
+                             case when k.arrives then k.email end)
            and f.contact_id <> k.contact_id and (f.by_request or k.arrives)
          order by f.by_request desc limit 1) as in_flight,
        case when k.tried is not null or k.erase_email is not null then (
@@ -357,7 +358,8 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
     union all
     select f.contact_id, h.email, false
       from (select h.contact_id, h.email from syncd.mirror h
-             where h.destination_id = {destination} and h.email = any({addresses}) offset 0) h
+             where h.destination_id = {destination} and h.email = any({addresses})
+               and h.state <> 'absent' offset 0) h
       full join (
             select j.contact_id, j.state, j.holds from syncd.journal j
              where j.destination_id = {destination} and j.contact_id = any(array(

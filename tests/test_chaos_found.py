@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -912,6 +913,35 @@ async def test_who_cannot_be_sent_and_is_in_doubt_is_not_planned_for_ever(
             assert row is not None
             assert tuple(row) == ("rejected", True, "has no e-mail address")
             assert not await flow.planner.anything_new()
+
+
+async def test_two_who_were_put_off_together_do_not_wait_for_one_who_is_not_there(
+    database: str, pool: Pool
+) -> None:
+    """Dan is known as absent, under the address that eve gets; both were put off, dan at his new
+    one: neither has anything to leave."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        await pool.execute("insert into syncd.contact (id, email) values ('dan', 'dan@x.test')")
+        await at.settle()
+        assert await pool.fetchval("select state from syncd.mirror where contact_id = 'dan'") == (
+            "absent"
+        )
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("insert into syncd.membership values ('news', 'dan')")
+            await pool.execute("update syncd.contact set email = 'd@x.test' where id = 'dan'")
+            await add(pool, "eve", "dan@x.test")
+            await flow.look()
+            put_off = """{"single": "1", "put off": "unsent"}"""
+            await pool.execute(
+                "update syncd.journal j set receipt = $1, email = c.email"
+                "  from syncd.contact c where c.id = j.contact_id", put_off,
+            )  # fmt: skip
+            async with asyncio.timeout(30):
+                await flow.pump(until_empty=True)
+        assert await pool.fetchval("select count(*) from syncd.journal") == 0
+        assert {"d@x.test", "dan@x.test"} < set(at.there("constantcontact"))
 
 
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
