@@ -319,6 +319,7 @@ def _flow(made: Assembled, settings: Settings, worker: Worker, limits: Mapping[s
         bool(traits.can & Can.LISTS),
         name,
         left_ids=lists.known.get if traits.can & Can.LISTS else None,
+        learn_lists=lists.remember,
     )
     return Flow(
         destination,

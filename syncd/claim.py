@@ -93,6 +93,7 @@ class Claims:
         claim = Claim(number=first["claim"], taken=len(taken))
         if first["receipt"] is not None:
             claim.receipt = orjson.loads(first["receipt"])
+        await _learn_lists(connection, rows, taken, rules)
         late = await self._part(connection, claim, rows, taken)
         decisions: Sequence[Decision] = [
             decide(r, taken[r["contact_id"]], rules) for r in rows if r["contact_id"] not in late
@@ -184,6 +185,21 @@ class Claims:
             await connection.execute(sql.journal.forget_mirror, me, forget)
         if again := [d.contact_id for d in releases if d.replan]:
             await connection.execute(sql.plan.note_changes, self.source, again)
+
+
+async def _learn_lists(
+    connection: Connection, rows: Sequence[Row], taken: Mapping[str, Row], rules: Rules
+) -> None:
+    """Another process may have made a list since this one looked: nobody is left in it for that."""
+    if rules.left_ids is None or rules.learn_lists is None:
+        return
+    there: set[str] = set()
+    for row in rows:
+        there.update(row["m_lists"] or ())
+    for entry in taken.values():
+        there.update(entry["sent_lists"] or ())
+    if any(rules.left_ids(one) is None for one in there):
+        await rules.learn_lists(connection)
 
 
 def claim_turn(destination_id: int) -> str:

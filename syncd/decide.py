@@ -6,7 +6,7 @@ that is gone without the wish 'remove' goes back to the plan, and so through the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from syncd.classify import HELD, unfit
-from syncd.db import Row
+from syncd.db import Connection, Row
 from syncd.desired import Field
 from syncd.model import Can, Change, Person, Traits, Value, Verb
 
@@ -103,6 +103,7 @@ class Rules:
     key_name: str | None = None  # what `remote` calls the value of the key column
     creates_halted: bool = False
     left_ids: Callable[[str], str | None] | None = None  # as list_ids, of lists to be left, too
+    learn_lists: Callable[[Connection], Awaitable[None]] | None = None  # what both of these tell of
 
 
 def decide(row: Row, entry: Row, rules: Rules) -> Decision:

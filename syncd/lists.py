@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from syncd import sql
-from syncd.db import Pool, Row
+from syncd.db import Connection, Pool, Row
 from syncd.desired import Desired
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Transient
 from syncd.model import Can, Traits
@@ -148,13 +148,14 @@ class Lists:
             )
         )
 
-    async def remember(self) -> None:
-        """Take up which lists contacts may be put into."""
+    async def remember(self, connection: Connection | None = None) -> None:
+        """Take up which lists contacts may be put into, and which they may leave."""
+        asked = connection or self.pool
         reads = bool(self._can & Can.SCAN) and self.adapter.traits.scans_lists
-        rows = await self.pool.fetch(sql.lists.ids, self._me, reads)
+        rows = await asked.fetch(sql.lists.ids, self._me, reads)
+        there = await asked.fetch(sql.lists.there, self._me)
         self.ids.clear()
         self.ids.update((row["list_id"], row["remote_id"]) for row in rows)
-        there = await self.pool.fetch(sql.lists.there, self._me)
         self.known.clear()
         self.known.update((row["list_id"], row["remote_id"]) for row in there)
 

@@ -944,6 +944,33 @@ async def test_two_who_were_put_off_together_do_not_wait_for_one_who_is_not_ther
         assert {"d@x.test", "dan@x.test"} < set(at.there("constantcontact"))
 
 
+async def test_who_is_to_leave_a_list_that_another_process_has_made_leaves_it(
+    database: str, pool: Pool
+) -> None:
+    """Ann said no and moved; the process that saw to it had not heard of her second list yet."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+
+        def lists() -> list[str]:
+            known = box.snapshot()["lists"].values()
+            return sorted(one["name"] for one in known if ANN in one["contacts"].values())
+
+        async with at.flows("constantcontact") as one, at.flows("constantcontact") as other:
+            await other["constantcontact"].keep_lists()
+            await pool.execute("insert into syncd.list values ('extra', 'Extra')")
+            await pool.execute("insert into syncd.membership values ('extra', 'ann')")
+            await one["constantcontact"].look()
+            await one["constantcontact"].pump(until_empty=True)
+            assert lists() == ["Extra", "Newsletter"]
+            await pool.execute(
+                "update syncd.contact set email = 'new@x.test', subscribed = false where id = 'ann'"
+            )
+            await other["constantcontact"].look()
+            await other["constantcontact"].pump(until_empty=True)
+        assert lists() == []
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
