@@ -237,6 +237,14 @@ def test_who_had_the_address_of_somebody_erased_may_be_taken_for_the_same_person
     assert "journal" not in kinds(GOOD, journal=rows, erased=frozenset({"ann"}), known_at=brought)
 
 
+def test_who_may_be_taken_for_somebody_erased_is_not_missed_while_that_lasts() -> None:
+    nobody = replace(GOOD, held={})
+    asked = {"erased": frozenset({"bob"}), "known_at": frozenset({("ann", BOB)})}
+    assert kinds(nobody, **asked) == {"differs"}
+    assert kinds(nobody, **asked, erasing=frozenset({"ann"})) == set()
+    assert kinds(nobody, erasing=frozenset({"ann"})) == {"differs"}
+
+
 def test_what_is_left_must_be_explained() -> None:
     def left(state: str, why: str) -> set[str]:
         return kinds(GOOD, journal=[Row("acme", "ann", state, why)])

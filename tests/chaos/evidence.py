@@ -120,6 +120,15 @@ class Evidence:
     timeout: float = 2.0
     erased: frozenset[str] = frozenset()  # contacts who asked to be
     known_at: frozenset[tuple[str, str]] = frozenset()  # contact and address, by our own tables
+    erasing: frozenset[str] = frozenset()  # contacts whom an erasure that has not ended is about
+
+    @property
+    def may_be_erased(self) -> frozenset[str]:
+        """Contacts who may be taken for somebody who asked to be: they had an address in common, or
+        an exchange of records brought them to one. Too much is erased rather than too little."""
+        met = {(one.contact, one.email) for one in self.versions if one.email} | self.known_at
+        theirs = {email for contact, email in met if contact in self.erased}
+        return frozenset(contact for contact, email in met if email in theirs)
 
 
 @dataclass(frozen=True, order=True)

@@ -16,8 +16,11 @@ def differences(at: At, seen: Evidence, noes: Collection[No]) -> Iterator[Findin
             there.setdefault(one.email, []).append(one)
     refused = {row.contact for row in seen.journal if row.shop == at.name}
     stuck = at.stuck | {one.email for one in seen.versions if one.contact in refused}
+    taken = seen.erasing & seen.may_be_erased  # not sent before that has ended, nor then
     for wish in at.wishes:
         records = there.pop(wish.email, [])
+        if wish.contact in taken and not any(one.mailable for one in records):
+            continue
         if wish.mailed and wish.contact in at.not_mailed and not any(r.mailable for r in records):
             continue
         if wish.contact not in refused and (wish.mailed or wish.email not in stuck):

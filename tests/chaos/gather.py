@@ -55,6 +55,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     )
     asked = await link.fetch("select contact_id from syncd.erasure where contact_id is not null")
     gone = {row["contact_id"] for row in asked}
+    erasing = await link.fetch("select contact_id from syncd.erasing where contact_id is not null")
     known_at = await link.fetch(
         "select distinct now ->> 'contact_id', now ->> 'email' from chaos.trail"
         " where now ->> 'email' is not null"
@@ -65,6 +66,7 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
         shops, _versions(truth), sorted(said, key=lambda no: no.at), journal, unsettled,
         fleet.stops, fleet.logs(), sorted(leaks.secrets_in(fleet.environ)), cluster.said,
         fleet.deaths, LEASE, TIMEOUT, frozenset(erased), frozenset(map(tuple, known_at)),
+        frozenset(row["contact_id"] for row in erasing),
     )  # fmt: skip
     tables = await _tables(link)
     link.close()

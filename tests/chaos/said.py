@@ -27,13 +27,9 @@ def unexplained(seen: Evidence) -> Iterator[Finding]:
     silent = {(at.name, one.email) for at in seen.shops for one in at.held.values()
               if not one.mailable}  # fmt: skip
     emails = {(at.name, wish.contact): wish.email for at in seen.shops for wish in at.wishes}
-    met = {(one.contact, one.email) for one in seen.versions if one.email} | seen.known_at
-    theirs = {email for contact, email in met if contact in seen.erased}
-    same = {contact for contact, email in met if email in theirs}
     for row in seen.journal:
-        if row.contact in same and row.why.startswith("was erased on request"):
-            continue  # gone from the source, and still there under such an address, or brought
-            # there by an exchange of records
+        if row.contact in seen.may_be_erased and row.why.startswith("was erased on request"):
+            continue
         if row.state == "rejected" and any(one.search(row.why) for one in EXPLAINED):
             continue
         known = (row.shop, emails.get((row.shop, row.contact))) in silent
