@@ -257,6 +257,8 @@ select k.contact_id, k.email as raw_email, k.address as email{fields}, k.lists,
         the latter about the one that was tried, or is to be erased.
         `in_doubt_there`: who may have been left by a lost try where somebody is to be erased: it
         would be erased for a stranger. Of two who are to go neither waits for the other.
+        `leaving`: who has the record there where somebody is to be erased, and is about to get
+        another address: it would be erased for a stranger, too.
         `in_doubt`: who may have been left by a lost try where this contact is to be put; of two
         that are in each other's way one goes first, unless the other is on its way already.
         """
@@ -301,6 +303,14 @@ select k.contact_id, k.wanted, k.raw_email, k.email{fields.replace("d.", "k.")},
               and j.wish = 'upsert'
               and j.contact_id <> k.contact_id and j.state in ('due', 'sent')
             limit 1) end as in_doubt_there,
+       case when k.erase_email is not null and {str(self.crowds).lower()} then (
+           select h.contact_id from syncd.mirror h
+             join syncd.journal j
+               on j.destination_id = h.destination_id and j.contact_id = h.contact_id
+            where h.destination_id = {destination} and h.email = k.erase_email
+              and h.contact_id <> k.contact_id and h.state in ('here', 'adopted')
+              and j.wish = 'upsert' and j.state in ('due', 'sent', 'held')
+            limit 1) end as leaving,
        case when (select exists (select 1 {self._doubtful})) and k.arrives then (
            select j.contact_id {self._doubtful} and j.email = k.email
               and j.contact_id <> k.contact_id and j.state in ('due', 'sent')

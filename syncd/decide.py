@@ -237,6 +237,8 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
     contact_id, doubtful = row["contact_id"], _in_doubt(entry)
     if row["erase"] and row["in_doubt_there"] is not None:
         return _waits_for_doubt(contact_id, entry, row["in_doubt_there"])
+    if row["erase"] and row["leaving"] is not None:
+        return _waits(contact_id, entry, f"waits for contact {row['leaving']} to leave its address")
     if row["erase"]:
         return _erasure(row, entry, rules)
     passed = row["successor"] is not None and rules.traits.key != "ours"
@@ -255,12 +257,13 @@ def _gone(row: Row, entry: Row, rules: Rules) -> Decision:
 
 
 def _waits_for_doubt(contact_id: str, entry: Row, other: str) -> Release:
-    """A provider that is away may keep the other one in doubt for an hour: it is asked about ever
-    more seldom."""
+    return _waits(contact_id, entry, f"a lost try may have left contact {other} at its address")
+
+
+def _waits(contact_id: str, entry: Row, why: str) -> Release:
+    """A provider that is away may keep it waiting for an hour: it is looked at ever more seldom."""
     waited = (datetime.now(UTC) - entry["planned_at"]).total_seconds()
-    after = min(LONGEST, max(0.2, waited / 4))
-    why = f"a lost try may have left contact {other} at its address"
-    return Release(contact_id, after, why)
+    return Release(contact_id, min(LONGEST, max(0.2, waited / 4)), why)
 
 
 def _erasure(row: Row, entry: Row, rules: Rules) -> Entry:

@@ -971,6 +971,42 @@ async def test_who_is_to_leave_a_list_that_another_process_has_made_leaves_it(
         assert lists() == []
 
 
+async def test_a_record_that_is_about_to_leave_an_erased_address_is_not_erased_with_it(
+    database: str, pool: Pool
+) -> None:
+    """Bob had got ann's address, and asked to be forgotten; ann's own record still was there. It
+    was deleted, and made again without what had not changed."""
+    async with company(database, pool, ["clevertap"]) as at:
+        await at.backfill()
+        box = at.boxes["clevertap"]
+        async with at.flows("clevertap") as flows:
+            flow = flows["clevertap"]
+            await pool.execute("update syncd.contact set email = 'new@x.test' where id = 'ann'")
+            await pool.execute("update syncd.contact set email = $1 where id = 'bob'", ANN)
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now() + interval '1 h'")
+            await pool.execute("delete from syncd.contact where id = 'bob'")
+            await pool.execute(
+                "insert into syncd.erasure (contact_id, email) values ('bob', $1)", ANN
+            )
+            await flow.look()
+            await flow.erase()
+            await sent_once(flow)
+            assert box.snapshot()["profiles"]["ann"]["Email"] == ANN
+            assert (
+                await pool.fetchval(
+                    "select last_error from syncd.journal where contact_id like 'erasure %'"
+                    " and last_error is not null"
+                )
+                == "waits for contact ann to leave its address"
+            )
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        ann = box.snapshot()["profiles"]["ann"]
+        assert (ann["Email"], ann["Lists"], ann["mailable"]) == ("new@x.test", ["news"], True)
+        assert at.there("clevertap").keys() == {"new@x.test", "cyd@x.test"}
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:

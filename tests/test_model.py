@@ -196,6 +196,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         "missed": [],
         "tried_in_flight": draw(st.sampled_from([None, None, "d"])),
         "in_doubt_there": draw(st.sampled_from([None, None, "d"])),
+        "leaving": draw(st.sampled_from([None, None, "d"])),
         "in_doubt": draw(st.sampled_from([None, None, "d"])),
         "successor": draw(st.sampled_from([None, None, "d"])),
         "erase": False,
