@@ -76,22 +76,24 @@ select j.contact_id, j.claim = $3::bigint and j.state = 'sent' as ours, j.again,
 
 -- name: settle
 -- What stays in the journal after a settlement; rows that are gone are written anew (a refused
--- settlement is news: due and doubtful). `again` wins: then the wish is the newer plan's. Where a
--- successor has the row in flight (`force`) it is sent once more after that, equal or not: who of
--- the two came last is unknown. What a plan holds stays held.
+-- settlement is news: due and doubtful), as are those of a window: with the address that was tried.
+-- `again` wins: then the wish is the newer plan's. Where a successor has the row in flight (`force`)
+-- it is sent once more after that, equal or not: who of the two came last is unknown. What a plan
+-- holds stays held.
 insert into syncd.journal as j
        (destination_id, contact_id, wish, lane, state, digest, doubtful, attempts, due_at, receipt,
-        last_status, last_error, batch_cap, sent_lists, plan_id)
+        last_status, last_error, batch_cap, sent_lists, email, plan_id)
 select $1::int, u.contact_id, u.wish, u.lane, u.state, u.digest, u.doubtful, u.attempts,
        now() + make_interval(secs => u.after), u.receipt::jsonb, u.status, u.error, u.batch_cap,
-       u.lists::text[],
+       u.lists::text[], case when u.doubtful then u.email end,
        case when u.state = 'held' then (
            select h.plan_id from syncd.journal h
             where h.destination_id = $1::int and h.contact_id = u.contact_id) end
   from unnest($2::text[], $3::text[], $4::smallint[], $5::text[], $6::uuid[], $7::boolean[],
-              $8::int[], $9::float8[], $10::text[], $11::int[], $12::text[], $13::int[], $15::text[])
+              $8::int[], $9::float8[], $10::text[], $11::int[], $12::text[], $13::int[], $15::text[],
+              $16::text[])
        u (contact_id, wish, lane, state, digest, doubtful, attempts, after, receipt, status, error,
-          batch_cap, lists)
+          batch_cap, lists, email)
  order by u.contact_id
 on conflict (destination_id, contact_id) do update
    set state = case when j.state = 'sent' and j.claim is distinct from $14::bigint then j.state
@@ -115,6 +117,7 @@ on conflict (destination_id, contact_id) do update
        batch_cap = case when excluded.state = 'due'
                         then coalesce(excluded.batch_cap, j.batch_cap) end,
        sent_lists = case when j.sent_lists is null then excluded.sent_lists else j.sent_lists end,
+       email = coalesce(j.email, excluded.email),
        plan_id = case when excluded.state = 'held' or j.state = 'held' then j.plan_id end;
 
 -- name: acknowledged

@@ -148,9 +148,9 @@ class Settlements:
         if done:
             await connection.execute(sql.journal.drop, self.destination_id, done)
         if kept:
-            *columns, lists = map(list, zip(*kept, strict=True))
+            *columns, lists, emails = map(list, zip(*kept, strict=True))
             await connection.execute(
-                sql.journal.settle, self.destination_id, *columns, claim.number, lists
+                sql.journal.settle, self.destination_id, *columns, claim.number, lists, emails
             )
         left = [r.entry.contact_id for r in results if r.entry.left_over and not r.doubtful]
         if left := [one for one in left if one not in lost]:
@@ -302,7 +302,7 @@ def _kept(one: Settled, state: str, *, doubtful: bool) -> tuple[Any, ...]:
     return (
         entry.contact_id, wish, lane, state, digest, doubtful, attempts,
         one.after if one.state != "done" else 0.0, receipt, one.status, error, one.batch_cap,
-        array_literal(entry.lists),
+        array_literal(entry.lists), entry.email or None,
     )  # fmt: skip
 
 

@@ -1007,6 +1007,36 @@ async def test_a_record_that_is_about_to_leave_an_erased_address_is_not_erased_w
         assert at.there("clevertap").keys() == {"new@x.test", "cyd@x.test"}
 
 
+@pytest.mark.parametrize("beside", [False, True])
+async def test_where_a_window_has_lost_a_create_is_remembered(
+    database: str, pool: Pool, beside: bool
+) -> None:
+    """Dan's first request, of a full pass, was lost, and he has moved on: the record that it made
+    stayed, beside a new one. beside: he was changed while it was on its way."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "dan")
+            box.set_faults(latency_ms=[400, 400] if beside else [0, 0])
+            box.next_fault("cut_after", method="POST", path="/contact")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(flow.full_pass())
+                if beside:
+                    await asyncio.sleep(0.3)
+                    await pool.execute("update syncd.contact set first_name='B' where id = 'dan'")
+                    await flow.look()
+            box.set_faults()
+            tried = await pool.fetchval("select email from syncd.journal where contact_id = 'dan'")
+            assert tried == "dan@x.test"
+            await pool.execute("update syncd.contact set email = 'd@x.test' where id = 'dan'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test", "d@x.test"]
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
