@@ -302,10 +302,13 @@ update syncd.mirror m
  where m.destination_id = $1::int and m.contact_id = any(array(select o.contact_id from off o));
 
 -- name: opt_out
--- A newer no replaces the older one: consent may lie between them.
+-- A newer no replaces the older one: consent may lie between them. None was said later than now.
 insert into syncd.opt_out as o
        (destination_id, contact_id, email, list_id, kind, occurred_at, evidence)
-select $1::int, u.contact_id, u.email, u.list_id, u.kind, u.occurred_at, u.evidence::jsonb
+select $1::int, u.contact_id, u.email, u.list_id, u.kind,
+       case when u.occurred_at <= now() then u.occurred_at
+            when u.occurred_at > now() then now() end,
+       u.evidence::jsonb
   from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
        u (contact_id, email, list_id, kind, occurred_at, evidence)
 on conflict (destination_id, coalesce(email_hash, ''), coalesce(contact_id, ''),

@@ -33,10 +33,12 @@ select m.contact_id from syncd.mirror m
 -- replaces the older one (consent may lie between them), and the mirror learns that mail is off.
 -- Of what was our own doing, the last event is remembered (`seen`): the next reading may bring it
 -- again, when mail has long been turned on. $9: whether it was the person's own act (null: not told);
--- $10: whether the time told is that of the record, which our own writes move.
+-- $10: whether the time told is that of the record, which our own writes move. Nothing was said later
+-- than now, by this server's clock: a worker's may be behind, and its noes older than consent.
 with told as (
-    select distinct u.contact_id, u.email, u.kind, u.list_id, u.occurred_at, u.evidence, u.by_person,
-                    u.of_record
+    select distinct u.contact_id, u.email, u.kind, u.list_id, u.evidence, u.by_person, u.of_record,
+                    case when u.occurred_at <= now() then u.occurred_at
+                         when u.occurred_at > now() then now() end as occurred_at
       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
                   $9::boolean[], $10::boolean[])
            u (contact_id, email, kind, list_id, occurred_at, evidence, by_person, of_record)

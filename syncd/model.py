@@ -116,7 +116,7 @@ class OptedOut:
 
     kind: OptOutKind = "unsubscribed"
     list_id: str | None = None  # the source's list id
-    occurred_at: datetime | None = None  # the provider's time, if it told
+    occurred_at: datetime | None = None  # by the provider, the latest it can mean; if it told
     evidence: Mapping[str, Any] = field(default_factory=dict)
     email: str | None = None  # said under it; None: under the one that was sent, as far as is known
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -1035,6 +1035,37 @@ async def test_where_a_window_has_lost_a_create_is_remembered(
             await pool.execute("update syncd.journal set due_at = now()")
             await flow.pump(until_empty=True)
         assert sorted(at.there("clevercampaign")) == [ANN, BOB, "cyd@x.test", "d@x.test"]
+
+
+class Behind(datetime):
+    """A worker's clock, an hour behind the database's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) - timedelta(hours=1)
+
+
+@pytest.mark.parametrize("name", ["clevertap", "copernica"])
+async def test_a_no_is_no_older_for_a_clock_that_is_behind(
+    database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It was dated by the worker's own clock: consent of half an hour before seemed to be newer."""
+    for module in ("clevertap", "copernica_find"):
+        monkeypatch.setattr(f"syncd.providers.{module}.datetime", Behind, raising=False)
+    async with company(database, pool, [name]) as at:
+        await pool.execute(
+            "update syncd.contact set consented_at = now() - interval '30 min' where id = 'ann'"
+        )
+        await at.backfill()
+        await at.settle()
+        at.boxes[name].act("unsubscribe", email=ANN)
+        await at.settle()
+        no = await pool.fetchrow("select occurred_at, observed_at from syncd.opt_out")
+        assert no is not None
+        assert timedelta(0) <= no["observed_at"] - no["occurred_at"] < timedelta(minutes=1)
+        await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+        await at.settle()
+        assert not at.mailed(name, ANN)
 
 
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(

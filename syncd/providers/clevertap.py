@@ -355,7 +355,7 @@ class CleverTap(Ordinary):
         async for records in self._events("Channel Unsubscribed", since):
             if len(seen) > FORGET:
                 seen.clear()
-            yield answers.notices(records, datetime.now(UTC), seen)
+            yield answers.notices(records, seen)
 
     async def _events(self, name: str, since: datetime | None) -> AsyncIterator[Sequence[Any]]:
         query = {

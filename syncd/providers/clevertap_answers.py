@@ -173,7 +173,7 @@ def cursor_of(text: Any) -> str:
 # ── Channel Unsubscribed: section 3.4 ───────────────────────────────────────────────────────
 
 
-def notices(records: Any, now: datetime, seen: set[tuple[object, ...]]) -> list[Notice]:
+def notices(records: Any, seen: set[tuple[object, ...]]) -> list[Notice]:
     """One notice an identity; `seen` drops what the overlapping day brings a second time."""
     if not isinstance(records, (list, tuple)):
         raise Unintelligible("the events are not a list")
@@ -181,16 +181,14 @@ def notices(records: Any, now: datetime, seen: set[tuple[object, ...]]) -> list[
     for record in records:
         if not isinstance(record, dict):
             raise Unintelligible("an event is not an object")
-        for notice, key in _noticed(record, now):
+        for notice, key in _noticed(record):
             if key not in seen:
                 seen.add(key)
                 fresh.append(notice)
     return fresh
 
 
-def _noticed(
-    record: Mapping[str, Any], now: datetime
-) -> Iterator[tuple[Notice, tuple[object, ...]]]:
+def _noticed(record: Mapping[str, Any]) -> Iterator[tuple[Notice, tuple[object, ...]]]:
     told, person = record.get("event_props") or {}, record.get("profile") or {}
     if not isinstance(told, dict) or not isinstance(person, dict):
         raise Unintelligible("an event has not the documented shape")
@@ -206,7 +204,7 @@ def _noticed(
     # Only what says "profile level" is narrow; an unnamed level counts as the wider no.
     if ids and "profile" in str(props.get("subscription type") or "").lower():
         email = None
-    when = occurred_at(record.get("ts"), now)
+    when = occurred_at(record.get("ts"))
     evidence = {"event": "Channel Unsubscribed", "ts": record.get("ts"), **_told(props)}
     by_person = True if "campaign id" in evidence else None  # no call of ours is part of a campaign
     for one in ids or ([None] if email else []):
@@ -226,15 +224,15 @@ def _kind(text: str) -> OptOutKind:
     return "complained" if "spam" in text else "unsubscribed"
 
 
-def occurred_at(ts: Any, now: datetime) -> datetime | None:
-    """The latest instant that a local `yyyyMMddHHmmss` can mean.
+def occurred_at(ts: Any) -> datetime | None:
+    """The latest instant that a local `yyyyMMddHHmmss` can mean, be it to come.
 
     The account's zone is not published. Read in UTC-12, the last zone on earth to reach that
-    clock time, but never in the future: were an opt-out dated too early, an older consent would
-    seem to be the newer word and would beat it.
+    clock time: were an opt-out dated too early, an older consent would seem to be the newer word
+    and would beat it. Whoever notes it lets it be no later than that moment, by the database.
     """
     try:
         clock = datetime.strptime(str(ts), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
+        return clock + timedelta(hours=12)
+    except (ValueError, OverflowError):
         return None
-    return min(clock + timedelta(hours=12), now)

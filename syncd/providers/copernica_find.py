@@ -6,7 +6,6 @@ Reference, sections 5 and 6.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import structlog
 
@@ -41,9 +40,7 @@ def no_of(database: Database, profile: Profile) -> OptedOut | None:
         return None
     if database.is_ours(profile):
         return OptedOut(evidence={"profile": profile.id, "by": "an earlier request of ours"})
-    return OptedOut(
-        occurred_at=moment(profile.modified, datetime.now(UTC)), evidence=evidence(profile)
-    )
+    return OptedOut(occurred_at=moment(profile.modified), evidence=evidence(profile))
 
 
 def evidence(profile: Profile) -> dict[str, str]:

@@ -256,10 +256,10 @@ def clock(when: datetime) -> str:
     return when.astimezone(ZONE).strftime(CLOCK)
 
 
-def moment(text: str, now: datetime) -> datetime | None:
-    """The latest moment that a clock there can mean; never later than *now*."""
+def moment(text: str) -> datetime | None:
+    """The latest moment that a clock there can mean."""
     try:
         local = datetime.strptime(text, CLOCK).replace(tzinfo=ZONE, fold=1)
-    except ValueError:
+        return local.astimezone(UTC) + timedelta(seconds=1)
+    except (ValueError, OverflowError):
         return None
-    return min(local.astimezone(UTC) + timedelta(seconds=1), now)
