@@ -43,7 +43,7 @@ async def same(syncd: Service, name: str, excused: Collection[str] = ()) -> None
     """
     found = await differences(syncd, name, excused)
     if found:
-        story = await _story(syncd, name, found[0].partition(":")[0])
+        story = await _story(syncd, name, found[0].split()[0].rstrip(":"))
         raise AssertionError("\n".join([f"{len(found)} differences", *found[:12], *story]))
 
 
