@@ -88,6 +88,9 @@ async def differences(syncd: Service, name: str, excused: Collection[str]) -> li
     state = box.snapshot()
     found = [f"{one}: {state[one][:3]}" for one in BREACHES if state[one]]
     me = await db.fetchval("select id from syncd.destination where name = $1", name)
+    want_all = await wanted(db, name, FIELDS)
+    stay = await _kept_from_their_address(syncd, me, state, want_all)
+    excused = {*excused, *stay}
     refused = await db.fetch(
         "select contact_id, last_error from syncd.journal"
         " where destination_id = $1 and state = 'rejected' and not contact_id = any($2)",
@@ -103,12 +106,37 @@ async def differences(syncd: Service, name: str, excused: Collection[str]) -> li
     lists = {row["list_id"]: row["remote_id"] for row in rows}
     stuck = await _not_left(syncd, me)
     there = _by_address(state, set(lists.values()))
-    for key, want in (await wanted(db, name, FIELDS)).items():
+    for key, want in want_all.items():
         held = there.pop(want.email.lower(), [])
         if key not in excused:
             found += [f"{key}: {says}" for says in _unlike(want, held, lists, stuck[key])]
-    found += [f"{email} should not be there: {rows}" for email, rows in there.items()]
+    found += [
+        f"{email} should not be there: {rows}"
+        for email, rows in there.items()
+        if email not in stay.values()
+    ]
     return found
+
+
+async def _kept_from_their_address(
+    syncd: Service, destination_id: int, state: Mapping[str, Any], want: Mapping[str, Wanted]
+) -> Mapping[str, str]:
+    """Who was refused because the account keeps a record of the address that they are to have,
+    though it is in no list any more, and where they stay. Reference, section 6: what happens to
+    such an edit is unknown; it is listed as rejected, for a person."""
+    kept = {one["email"].lower() for one in state["profiles"].values() if not one["lists"]}
+    rows = await syncd.db.fetch(
+        "select j.contact_id, m.email from syncd.journal j"
+        "  join syncd.mirror m using (destination_id, contact_id)"
+        " where j.destination_id = $1 and j.state = 'rejected'"
+        "   and j.last_error like '%Email address already exists'",
+        destination_id,
+    )
+    return {
+        row["contact_id"]: row["email"]
+        for row in rows
+        if row["contact_id"] in want and want[row["contact_id"]].email.lower() in kept
+    }
 
 
 async def _not_left(syncd: Service, destination_id: int) -> Mapping[str, set[str]]:

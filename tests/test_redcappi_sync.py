@@ -333,11 +333,6 @@ async def test_mishaps_where_an_add_may_make_a_second_record(shop: Service, repe
     await mended(shop)
 
 
-@pytest.mark.skipif(
-    "SYNCD_TEST_KILLS" not in os.environ,
-    reason="open: about one run in forty ends with a contact whose add is refused as there already;"
-    " SYNCD_TEST_KILLS=1 runs it",
-)
 async def test_kill_9_at_any_instant_loses_doubles_and_adds_back_nobody(
     cluster: str, template: str
 ) -> None:
