@@ -44,6 +44,7 @@ class Entry(NamedTuple):
     left_over: bool = False  # of a lost try; the contact itself is still to be done
     erases: bool = False
     looks_only: bool = False  # in doubt, and in the way of others: only to find out where it is
+    silenced: bool = False  # a lost try may have turned mail off
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +341,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         row["contact_id"], change, row["digest"], row["email"], entry["attempts"],
         entry["crashes"], row["m_state"], list(want.lists), want.subscribed,
         False, entry["receipt"], entry["digest"], entry["planned_at"],
-        entry["email"], entry["sent_lists"] or (),
+        entry["email"], entry["sent_lists"] or (), silenced=bool(entry.get("silenced")),
     )  # fmt: skip
 
 

@@ -171,6 +171,7 @@ class Found:
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
     mailed: whether the record says that it is mailed; None where it does not say.
+    fields: whatever else it told, as it spells it; None where it tells nothing.
     lists: remote ids of the lists that it is in; None where it does not say.
     twins: who else was found by address, where records have ids of their own: the first one may be
     another contact's.
@@ -182,6 +183,7 @@ class Found:
     lists: Sequence[str] | None = None
     twins: Sequence[Found] = ()
     mailed: bool | None = None
+    fields: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,12 +184,13 @@ class Push:
         by_address = self.adapter.traits.key == "address"
         await self.journal.remember_remote(list(_remembered(ask, found, by_address)))
         by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
+        news = await self._said_since(ask, found)
         reads = bool(self.can & Can.OPT_OUT)
         kept: list[Entry] = []
         at: list[tuple[str, str]] = []
         for one in entries:
             told = by_contact.get(one.contact_id)
-            judged = _after_look(one, told, reads)
+            judged = _after_look(one, told, reads, one.contact_id in news)
             if one.looks_only and not isinstance(judged, OptedOut):
                 is_there = told is not None and told.remote is not None
                 pushed.results.append(located(one, is_there=is_there))
@@ -223,6 +224,25 @@ class Push:
             next((one for one, key in there if (entry.contact_id, key) not in others), Found(None))
             for entry, there in candidates
         ]
+
+    async def _said_since(self, ask: Sequence[Entry], found: Sequence[Found]) -> set[str]:
+        """Who said no after a lost try had turned mail on: what is there is not what the mirror
+        knows, so the try has arrived, and none of ours has turned it off again."""
+        unsure = [
+            (entry, one)
+            for entry, one in zip(ask, found, strict=True)
+            if one.opted_out is not None and one.remote == entry.change.remote
+            and entry.change.resubscribe and entry.change.doubtful and not entry.silenced
+        ]  # fmt: skip
+        if not unsure or not self.can & Can.COMPARE:
+            return set()
+        unlike = await self.adapter.comparer()
+        return {
+            entry.contact_id
+            for entry, one in unsure
+            if one.fields is not None and entry.change.was is not None
+            and unlike(entry.change.was, one.fields)
+        }  # fmt: skip
 
     def _must_look(self, entry: Entry) -> bool:
         if entry.change.verb is Verb.ERASE:
@@ -393,18 +413,21 @@ def _checked(changes: Sequence[Change], outcomes: Sequence[Outcome]) -> Sequence
     return outcomes
 
 
-def _after_look(entry: Entry, found: Found | None, reads: bool = False) -> Entry | Outcome:
+def _after_look(
+    entry: Entry, found: Found | None, reads: bool = False, news: bool = False
+) -> Entry | Outcome:
     """What a look-up makes of an entry: settled, or to be sent with what was found.
 
     That mail is off there is news only where the mirror believed that it is on. Where we know that
     it is off (withdrawn, silenced, a no that has been noted), and a newer consent or a return
-    turns it on, only a no with a time counts that no reading (`reads`) could have told us of.
+    turns it on, only a no with a time counts that no reading (`reads`) could have told us of, or
+    one that is known to be `news`.
     """
     if found is None:
         return entry
     want, no = entry.change.want, found.opted_out
     if want is not None and want.subscribed and no is not None:
-        known = entry.change.resubscribe and (reads or no.occurred_at is None)
+        known = entry.change.resubscribe and not news and (reads or no.occurred_at is None)
         if not known:  # said under the address that the record has, be it about to get another
             return replace(no, email=no.email or found.email)
     if found.remote is None:

@@ -154,8 +154,11 @@ class CleverCampaign(Ordinary):
 
     def _told(self, work: Work, record: answers.Record) -> Found:
         email = answers.email_of(record, self._options) or None
-        is_on = answers.subscribed(record, self._options)
-        return Found({"id": self._id(record)}, email, work.refusal([record]), mailed=is_on)
+        told = seen(record, self._options)
+        no = work.refusal([record])
+        return Found(
+            {"id": self._id(record)}, email, no, mailed=told.subscribed, fields=told.fields
+        )
 
     async def read_whole(self, changes: Sequence[Change]) -> Sequence[Seen | None]:
         """As `find`, with everything that the record tells; lists are told by pages only."""

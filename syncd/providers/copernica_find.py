@@ -67,7 +67,8 @@ class Finder:
         remote = {**(change.remote or {}), "id": found.id}
         email = found.get(database.email) or None
         no = no_of(database, found)
-        return Found(remote, email, no, database.lists_of(found), mailed=no is None)
+        lists = database.lists_of(found)
+        return Found(remote, email, no, lists, mailed=no is None, fields=found.fields)
 
     async def all_by_key(self, database: Database, contact_id: str) -> Sequence[Profile]:
         """Profiles with our key, to the letter; the lowest id first."""
