@@ -57,6 +57,12 @@ def located(entry: Entry, *, is_there: bool) -> Settled:
     return Settled(entry, "due", doubtful=is_there, attempt_used=False, outcome="looked up")
 
 
+def hindered(entry: Entry) -> Settled:
+    """A look-up has found another contact's record where it is to be put, and its own nowhere."""
+    why = "waits for another contact's record to leave its address"
+    return located(entry, is_there=False)._replace(after=1.0, error=why)
+
+
 def _superseded(entry: Entry, outcome: Outcome) -> Settled:
     """A job was given something older than what the source says now: whatever came of it, the
     contact is due again, and nothing that was learned is thrown away (races 17)."""

@@ -34,7 +34,7 @@ from syncd.model import (
     Verb,
     Waits,
 )
-from syncd.outcomes import halve, located, postponed, settled, unsent
+from syncd.outcomes import halve, hindered, located, postponed, settled, unsent
 from syncd.settlement import Settled
 
 T = TypeVar("T")
@@ -195,6 +195,8 @@ class Push:
                 is_there = told is not None and told.remote is not None
                 pushed.results.append(located(one, is_there=is_there))
                 at += [(one.contact_id, _address_there(one, told))] if told is not None else []
+            elif told is not None and _is_taken(one, told):
+                pushed.results.append(hindered(one))
             elif isinstance(judged, Entry):
                 kept.append(judged)
             else:
@@ -206,7 +208,7 @@ class Push:
 
     async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
         """A record found by its address may be somebody else's: then ours is one of its twins, or
-        not there."""
+        not there, and `email` tells that the other one's is."""
         if self.adapter.traits.key != "remote id":
             return found
         candidates = [
@@ -221,7 +223,10 @@ class Push:
         ]
         others = await self.journal.others_records(told)
         return [
-            next((one for one, key in there if (entry.contact_id, key) not in others), Found(None))
+            next(
+                (one for one, key in there if (entry.contact_id, key) not in others),
+                Found(None, there[0][0].email),
+            )
             for entry, there in candidates
         ]
 
@@ -442,6 +447,12 @@ def _after_look(
         return Absent("not there, and not to be created")
     remote = found.remote or entry.change.remote
     return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
+
+
+def _is_taken(entry: Entry, found: Found) -> bool:
+    """Whether only another contact's record is where it is to be put: it would be taken over."""
+    there = (found.email or "").lower()
+    return found.remote is None and there == entry.email and entry.change.want is not None
 
 
 def _remembered(

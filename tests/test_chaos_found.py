@@ -1068,6 +1068,42 @@ async def test_a_no_is_no_older_for_a_clock_that_is_behind(
         assert not at.mailed(name, ANN)
 
 
+async def test_of_two_in_doubt_who_exchange_addresses_neither_gets_the_others_record(
+    database: str, pool: Pool
+) -> None:
+    """Bob's record had got to t@ by a lost request. Ada, whose create never arrived, was to have t@
+    and was looked for first: she was put into bob's record, which then followed him."""
+    async with company(database, pool, ["clevercampaign"]) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await add(pool, "ada", "s@x.test")
+            await flow.look()
+            box.next_fault("cut_before", method="POST")
+            await sent_once(flow)
+            await pool.execute("update syncd.contact set email = 't@x.test' where id = 'bob'")
+            await flow.look()
+            await pool.execute(
+                "update syncd.journal set due_at = now() + interval '1 h' where contact_id = 'ada'"
+            )
+            box.next_fault("cut_after", method="PUT")
+            await sent_once(flow)
+            await pool.execute(
+                "update syncd.contact set email = case id when 'bob' then 's@x.test'"
+                " else 't@x.test' end where id in ('ada', 'bob')"
+            )
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            async with asyncio.timeout(60):
+                await flow.pump(until_empty=True)
+        people = {one["email"]: key for key, one in box.snapshot()["profiles"].items()}
+        assert sorted(people) == [ANN, "cyd@x.test", "s@x.test", "t@x.test"]
+        remote = "select remote ->> 'id' from syncd.mirror where contact_id = $1"
+        assert people["t@x.test"] == await pool.fetchval(remote, "ada")
+        assert people["s@x.test"] == await pool.fetchval(remote, "bob")
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
