@@ -477,9 +477,12 @@ def _remembered(
 
 
 def _moves(entry: Entry) -> bool:
-    """Whether the mirror knows a record at another address than the one to be written."""
+    """Whether the mirror knows a record at another address than the one to be written, be it one
+    whose withdrawal was lost: that is still in its lists perhaps."""
     was = entry.change.was
-    return entry.mirror_state in HELD and was is not None and was.email.lower() != entry.email
+    if was is None or was.email.lower() == entry.email:
+        return False
+    return entry.mirror_state in HELD or (entry.mirror_state == "withdrawn" and bool(was.lists))
 
 
 def _address_there(entry: Entry, found: Found) -> str:

@@ -1104,6 +1104,36 @@ async def test_of_two_in_doubt_who_exchange_addresses_neither_gets_the_others_re
         assert people["s@x.test"] == await pool.fetchval(remote, "bob")
 
 
+async def test_a_record_whose_withdrawal_was_lost_is_left_though_the_one_after_was_found(
+    database: str, pool: Pool
+) -> None:
+    """Ann was deleted, which was lost, and is back at another address, which was lost, too. A look
+    met her there, and the record of before was forgotten, in its list."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        old = path_of(box, ANN)
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT", path=old)
+            await sent_once(flow)
+            await add(pool, "ann", "new@x.test")
+            await flow.look()
+            for fault in ("cut_after", "cut_before"):
+                await pool.execute("update syncd.journal set due_at = now()")
+                box.next_fault("cut_after", method="POST") if fault == "cut_after" else (
+                    box.next_fault("cut_before", method="GET", path=old)
+                )
+                await sent_once(flow)
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert at.there("constantcontact") == {
+            ANN: False, BOB: True, "cyd@x.test": True, "new@x.test": True,
+        }  # fmt: skip
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
