@@ -278,7 +278,11 @@ def test_a_no_at_a_record_that_is_off_already_is_told_by_some_providers_only() -
                 {"what": "record", "at": 1.0, "record": "9", "now": {**now, "mailable": mailable}},
                 {"what": "act", "at": 2.0, "do": "unsubscribe", "email": ANN},
             ]
-            (no,) = noes(provider, told)
+            (no,) = noes(provider, told, {})
+            assert no.silent == (off and not mailable)
+            (no,) = noes(provider, told, {(provider, ANN): 3.0})  # or in doubt
+            assert no.silent == off
+            (no,) = noes(provider, told, {(provider, ANN): 1.5, ("other", ANN): 3.0})
             assert no.silent == (off and not mailable)
 
 

@@ -26,7 +26,15 @@ SILENT = ("redcappi",)
 """Providers where a no shows only by the person's being gone, as README's table says."""
 SAYS_NOT_AGAIN = ("clevercampaign", "copernica")
 """Providers where a no shows only by a record that is off: said at one that we, or a no before,
-have turned off already it changes nothing that could be read."""
+have turned off already, or may have by a lost request, it changes nothing that could be read."""
+LOST_SILENCES = """
+select d.name, t.now ->> 'email' as email, extract(epoch from max(t.at))::float8 as at
+  from chaos.trail t
+  join syncd.destination d on d.id = (t.now ->> 'destination_id')::int
+ where t.relation = 'journal' and (t.now ->> 'doubtful')::boolean
+   and (t.now ->> 'silenced')::boolean
+ group by 1, 2"""
+"""Until when it was not known whether a request of ours had turned somebody off."""
 
 
 async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, fleet: Fleet,
@@ -39,7 +47,8 @@ async def gather(variant: Variant, boxes: Mapping[str, Box], cluster: Cluster, f
     truth = [dict(row) for row in await link.fetch(TRUTH)]
     states = {shop.provider: await boxes[shop.provider].get("/_state") for shop in variant.shops}
     told = {shop.provider: await boxes[shop.provider].get("/_history") for shop in variant.shops}
-    said = [no for name, entries in told.items() for no in noes(name, entries)]
+    doubts = {(r["name"], r["email"]): r["at"] for r in await link.fetch(LOST_SILENCES)}
+    said = [no for name, entries in told.items() for no in noes(name, entries, doubts)]
     shops = [
         replace(
             await _at(
@@ -148,7 +157,10 @@ def became(provider: str, told: Sequence[Mapping[str, Any]]) -> list[Became]:
     ]  # fmt: skip
 
 
-def noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
+def noes(
+    shop: str, told: Sequence[Mapping[str, Any]], doubts: Mapping[tuple[str, str], float]
+) -> list[No]:
+    """doubts: by shop and address, as LOST_SILENCES tells them."""
     there: dict[str, Record | None] = {}
     found = []
     for one in told:
@@ -158,6 +170,7 @@ def noes(shop: str, told: Sequence[Mapping[str, Any]]) -> list[No]:
             email = one["email"].lower()
             version = next((r.version for r in there.values() if r and r.email == email), None)
             off = not any(r.mailable for r in there.values() if r and r.email == email)
+            off = off or doubts.get((shop, email), 0.0) > one["at"]
             unseen = shop in SILENT or (off and shop in SAYS_NOT_AGAIN)
             found.append(No(shop, one["at"], email, version, unseen))
     return found
