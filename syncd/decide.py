@@ -45,6 +45,7 @@ class Entry(NamedTuple):
     erases: bool = False
     looks_only: bool = False  # in doubt, and in the way of others: only to find out where it is
     silenced: bool = False  # a lost try may have turned mail off
+    refused: bool = False  # a no is known, which consent has overcome perhaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +343,7 @@ def _put(row: Row, entry: Row, rules: Rules) -> Entry | Release | Refuse:
         entry["crashes"], row["m_state"], list(want.lists), want.subscribed,
         False, entry["receipt"], entry["digest"], entry["planned_at"],
         entry["email"], entry["sent_lists"] or (), silenced=bool(entry.get("silenced")),
+        refused=row["was_refused"],
     )  # fmt: skip
 
 

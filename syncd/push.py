@@ -232,12 +232,14 @@ class Push:
 
     async def _said_since(self, ask: Sequence[Entry], found: Sequence[Found]) -> set[str]:
         """Who said no after a lost try had turned mail on: what is there is not what the mirror
-        knows, so the try has arrived, and none of ours has turned it off again."""
+        knows, so the try has arrived, and none of ours has turned it off again. Where a no is known
+        it may be that one, said after an earlier try."""
         unsure = [
             (entry, one)
             for entry, one in zip(ask, found, strict=True)
             if one.opted_out is not None and one.remote == entry.change.remote
-            and entry.change.resubscribe and entry.change.doubtful and not entry.silenced
+            and entry.change.resubscribe and entry.change.doubtful
+            and not entry.silenced and not entry.refused
         ]  # fmt: skip
         if not unsure or not self.can & Can.COMPARE:
             return set()

@@ -1134,6 +1134,32 @@ async def test_a_record_whose_withdrawal_was_lost_is_left_though_the_one_after_w
         }  # fmt: skip
 
 
+async def test_consent_newer_than_a_no_within_a_doubt_turns_mail_on(
+    database: str, pool: Pool
+) -> None:
+    """Ann's change was applied, and its answer lost; then she said no, and yes again. That her
+    record holds the change says nothing of which came last: her no was noted again for ever."""
+    async with company(database, pool, ["copernica"]) as at:
+        await at.backfill()
+        box = at.boxes["copernica"]
+        async with at.flows("copernica") as flows:
+            flow = flows["copernica"]
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_after", method="PUT")
+            await sent_once(flow)
+            box.act("unsubscribe", email=ANN)
+            await flow.read()
+            await pool.execute(LONG_AGO)
+            await pool.execute("update syncd.contact set consented_at = now() where id = 'ann'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            async with asyncio.timeout(30):
+                await flow.pump(until_empty=True)
+        assert at.mailed("copernica", ANN)
+        box.state.data.turned_on.clear()  # this was allowed
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
@@ -1161,23 +1187,28 @@ async def test_a_no_after_a_lost_yes_that_was_seen_to_have_arrived_is_a_new_one(
     database: str, pool: Pool, provider: str, met: bool
 ) -> None:
     """Ann said no, and yes again. That was applied, but the answer lost; her next no looks just
-    like the first. met: a look met her mailed, but what was to be sent then was refused. Else what
-    her record holds besides tells that the lost try has arrived."""
+    like the first. met: a look met her mailed, but what was to be sent then was refused. Else the
+    first no was the source's, and what her record holds besides tells that the try has arrived."""
     options = {provider: {"lists_enabled": True, "write_unsubscribe": True}}
     async with company(
         database, pool, [provider], options=options if provider == "clevercampaign" else {}
     ) as at:
         await at.backfill()
         box = at.boxes[provider]
-        box.act("unsubscribe", email=ANN)
-        await at.scan()
+        if met:
+            box.act("unsubscribe", email=ANN)
+            await at.scan()
+        else:
+            await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
         await at.settle()
         await pool.execute(LONG_AGO)
         async with at.flows(provider) as flows:
             flow = flows[provider]
             await pool.execute("update syncd.contact set consented_at = now() where id = 'ann'")
             if not met:
-                await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+                await pool.execute(
+                    "update syncd.contact set first_name = 'B', subscribed = true where id = 'ann'"
+                )
             await flow.look()
             box.next_fault("cut_after", method="PUT")
             await sent_once(flow)
