@@ -133,7 +133,7 @@ select exists (select 1 from syncd.erasure where finished_at is null);
 -- Of which every destination was told, and has been read back as far as can be; `is_over`: nowhere
 -- anything is waited for. What is in flight under one of the ids or addresses ends first; so does
 -- the move of another contact whose record is, or after a lost try may be, there under one of them:
--- forgotten now, that record would stay.
+-- forgotten now, that record would stay. Where that move is refused, a person ends it.
 select r.id, r.purged_at is not null as is_purged,
        not exists (select 1 from jsonb_each(r.proof) p where p.value ? 'waiting_until') as is_over
   from syncd.erasure r
@@ -157,8 +157,11 @@ select r.id, r.purged_at is not null as is_purged,
          from syncd.erasing e
          join syncd.mirror m on m.email = e.email and m.state in ('here', 'adopted')
          join syncd.journal j on j.destination_id = m.destination_id
-                             and j.contact_id = m.contact_id and j.state in ('due', 'held')
-        where e.erasure_id = r.id)
+                             and j.contact_id = m.contact_id
+        where e.erasure_id = r.id
+          and (j.state <> 'rejected'
+               or not exists (select 1 from syncd.erasing o
+                               where o.erasure_id = r.id and o.contact_id = j.contact_id)))
    and not exists (
        select 1
          from syncd.erasing e

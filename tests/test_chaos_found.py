@@ -1160,6 +1160,37 @@ async def test_consent_newer_than_a_no_within_a_doubt_turns_mail_on(
         box.state.data.turned_on.clear()  # this was allowed
 
 
+@pytest.mark.parametrize("state", ["due", "sent", "rejected"])
+async def test_a_record_at_an_erased_address_is_not_forgotten_before_it_has_left(
+    database: str, pool: Pool, state: str
+) -> None:
+    """An exchange of records had brought ann's there; her own change was on its way, or refused,
+    when the erasure ended, and nobody knew of the record any more."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await pool.execute("insert into syncd.erasure (email) values ('z@x.test')")
+            await flow.erase()
+            await flow.pump(until_empty=True)
+            await pool.execute(
+                "update syncd.mirror set email = 'z@x.test' where contact_id = 'ann'"
+            )
+            await pool.execute(
+                "insert into syncd.journal"
+                " (destination_id, contact_id, wish, lane, state, claim, claimed_by, last_error)"
+                " select d.id, 'ann', 'upsert', 1, $1, 1, case $1 when 'sent' then w.id end, 'no'"
+                "   from syncd.destination d, syncd.worker w limit 1", state,
+            )  # fmt: skip
+            await flow.erase()
+            assert await pool.fetchval("select 1 from syncd.mirror where contact_id = 'ann'")
+            await pool.execute("update syncd.mirror set email = $1 where contact_id = 'ann'", ANN)
+            await pool.execute("delete from syncd.journal")
+            await flow.erase()
+        assert await pool.fetchval("select purged_at is not null from syncd.erasure")
+        assert await pool.fetchval("select 1 from syncd.mirror where contact_id = 'ann'")
+
+
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(
     database: str, pool: Pool
 ) -> None:
