@@ -306,8 +306,7 @@ update syncd.mirror m
 insert into syncd.opt_out as o
        (destination_id, contact_id, email, list_id, kind, occurred_at, evidence)
 select $1::int, u.contact_id, u.email, u.list_id, u.kind,
-       case when u.occurred_at <= now() then u.occurred_at
-            when u.occurred_at > now() then now() end,
+       case when u.occurred_at is not null then least(u.occurred_at, now()) end,
        u.evidence::jsonb
   from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
        u (contact_id, email, list_id, kind, occurred_at, evidence)

@@ -37,8 +37,8 @@ select m.contact_id from syncd.mirror m
 -- than now, by this server's clock: a worker's may be behind, and its noes older than consent.
 with told as (
     select distinct u.contact_id, u.email, u.kind, u.list_id, u.evidence, u.by_person, u.of_record,
-                    case when u.occurred_at <= now() then u.occurred_at
-                         when u.occurred_at > now() then now() end as occurred_at
+                    case when u.occurred_at is not null then least(u.occurred_at, now())
+                    end as occurred_at
       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
                   $9::boolean[], $10::boolean[])
            u (contact_id, email, kind, list_id, occurred_at, evidence, by_person, of_record)

@@ -19,7 +19,7 @@ from syncd.db import Connection, Row
 from syncd.desired import Field
 from syncd.model import Can, Change, Person, Traits, Value, Verb
 
-LONGEST = 30.0  # seconds after which whoever waits for another one's doubt to end asks again
+LONGEST = 30.0  # seconds after which whoever waits for another contact asks again, at the most
 
 
 class Entry(NamedTuple):

@@ -167,11 +167,13 @@ Outcome = Applied | Absent | Rejected | OptedOut | Vanished | Waits | Started | 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look-up of one contact says. `remote` None: it is not there.
+    """What a look-up of one contact says. `remote` None: it is not there; with an `email`, because
+    the record at that address is another contact's.
 
     `opted_out` tells a no that the record carries; None where the provider cannot tell.
     mailed: whether the record says that it is mailed; None where it does not say.
-    fields: whatever else it told, as it spells it; None where it tells nothing.
+    fields: whatever else it told, as it spells it; None where it tells nothing, or where what it
+    says of mail is our own doing.
     lists: remote ids of the lists that it is in; None where it does not say.
     twins: who else was found by address, where records have ids of their own: the first one may be
     another contact's.

@@ -23,6 +23,7 @@ ANN, BOB = "ann@x.test", "bob@x.test"
 SWAP = """
 update syncd.contact c set email = o.email from syncd.contact o
  where (c.id, o.id) in (('ann', 'bob'), ('bob', 'ann'))"""
+IN_A_WINDOW = "select exists (select 1 from syncd.intent where $1::text = any(addresses))"
 LONG_AGO = """
 update syncd.opt_out set observed_at = observed_at - interval '1 h',
                          occurred_at = occurred_at - interval '1 h'"""
@@ -1024,7 +1025,8 @@ async def test_where_a_window_has_lost_a_create_is_remembered(
             async with asyncio.TaskGroup() as group:
                 group.create_task(flow.full_pass())
                 if beside:
-                    await asyncio.sleep(0.3)
+                    while not await pool.fetchval(IN_A_WINDOW, "dan@x.test"):
+                        await asyncio.sleep(0.01)
                     await pool.execute("update syncd.contact set first_name='B' where id = 'dan'")
                     await flow.look()
             box.set_faults()
@@ -1189,6 +1191,29 @@ async def test_a_record_at_an_erased_address_is_not_forgotten_before_it_has_left
             await flow.erase()
         assert await pool.fetchval("select purged_at is not null from syncd.erasure")
         assert await pool.fetchval("select 1 from syncd.mirror where contact_id = 'ann'")
+
+
+async def test_what_bears_our_own_mark_is_off_by_us_though_it_was_edited_there(
+    database: str, pool: Pool
+) -> None:
+    """Ann was silent by the source, and is not any more; that never arrived, and somebody over
+    there has changed her name. It is no no of hers."""
+    async with company(database, pool, ["copernica"]) as at:
+        await at.backfill()
+        box = at.boxes["copernica"]
+        await pool.execute("update syncd.contact set subscribed = false where id = 'ann'")
+        await at.settle()
+        async with at.flows("copernica") as flows:
+            flow = flows["copernica"]
+            await pool.execute("update syncd.contact set subscribed = true where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT")
+            await sent_once(flow)
+            box.act("set_field", email=ANN, name="first_name", value="Anna")
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert at.mailed("copernica", ANN)
+        assert await pool.fetchval("select count(*) from syncd.opt_out") == 0
 
 
 async def test_two_erasures_at_one_address_do_not_wait_for_each_other(

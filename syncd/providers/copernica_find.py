@@ -68,7 +68,9 @@ class Finder:
         email = found.get(database.email) or None
         no = no_of(database, found)
         lists = database.lists_of(found)
-        return Found(remote, email, no, lists, mailed=no is None, fields=found.fields)
+        # What bears our mark was turned off by us, whatever else has changed there since.
+        fields = None if database.is_ours(found) else found.fields
+        return Found(remote, email, no, lists, mailed=no is None, fields=fields)
 
     async def all_by_key(self, database: Database, contact_id: str) -> Sequence[Profile]:
         """Profiles with our key, to the letter; the lowest id first."""
