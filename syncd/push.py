@@ -7,15 +7,12 @@ journal retries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-import orjson
-
+from syncd import lookup
 from syncd.claim import Claim
-from syncd.classify import HELD
-from syncd.db import array_literal
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
 from syncd.fresh import Fresh
@@ -182,7 +179,7 @@ class Push:
             return self._cannot_look(entries, ask, pushed)
         found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
         by_address = self.adapter.traits.key == "address"
-        await self.journal.remember_remote(list(_remembered(ask, found, by_address)))
+        await self.journal.remember_remote(list(lookup.remembered(ask, found, by_address)))
         by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
         news = await self._said_since(ask, found)
         reads = bool(self.can & Can.OPT_OUT)
@@ -190,12 +187,14 @@ class Push:
         at: list[tuple[str, str]] = []
         for one in entries:
             told = by_contact.get(one.contact_id)
-            judged = _after_look(one, told, reads, one.contact_id in news)
+            judged = lookup.judge(one, told, reads, one.contact_id in news)
             if one.looks_only and not isinstance(judged, OptedOut):
                 is_there = told is not None and told.remote is not None
                 pushed.results.append(located(one, is_there=is_there))
-                at += [(one.contact_id, _address_there(one, told))] if told is not None else []
-            elif told is not None and _is_taken(one, told):
+                at += (
+                    [(one.contact_id, lookup.address_there(one, told))] if told is not None else []
+                )
+            elif told is not None and lookup.is_taken(one, told):
                 pushed.results.append(hindered(one))
             elif isinstance(judged, Entry):
                 kept.append(judged)
@@ -212,7 +211,7 @@ class Push:
         if self.adapter.traits.key != "remote id":
             return found
         candidates = [
-            (entry, [(one, _dump(one.remote or {})) for one in (first, *first.twins)])
+            (entry, [(one, lookup.dump(one.remote or {})) for one in (first, *first.twins)])
             for entry, first in zip(ask, found, strict=True)
         ]
         told = [
@@ -418,83 +417,6 @@ def _checked(changes: Sequence[Change], outcomes: Sequence[Outcome]) -> Sequence
     if len(outcomes) != len(changes):
         raise Unintelligible(f"{len(outcomes)} outcomes for {len(changes)} changes")
     return outcomes
-
-
-def _after_look(
-    entry: Entry, found: Found | None, reads: bool = False, news: bool = False
-) -> Entry | Outcome:
-    """What a look-up makes of an entry: settled, or to be sent with what was found.
-
-    That mail is off there is news only where the mirror believed that it is on. Where we know that
-    it is off (withdrawn, silenced, a no that has been noted), and a newer consent or a return
-    turns it on, only a no with a time counts that no reading (`reads`) could have told us of, or
-    one that is known to be `news`.
-    """
-    if found is None:
-        return entry
-    want, no = entry.change.want, found.opted_out
-    if want is not None and want.subscribed and no is not None:
-        known = entry.change.resubscribe and not news and (reads or no.occurred_at is None)
-        if not known:  # said under the address that the record has, be it about to get another
-            return replace(no, email=no.email or found.email)
-    if found.remote is None:
-        if entry.look_first or entry.change.verb is not Verb.PUT:
-            return Applied()
-        if entry.mirror_state == "withdrawn" and want is not None:
-            if not want.subscribed:
-                return Absent("not there, and not to be mailed")
-            return entry._replace(change=entry.change._replace(remote=None, may_create=True))
-        if entry.change.was is not None or entry.change.may_create:
-            return entry
-        return Absent("not there, and not to be created")
-    remote = found.remote or entry.change.remote
-    return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
-
-
-def _is_taken(entry: Entry, found: Found) -> bool:
-    """Whether only another contact's record is where it is to be put: it would be taken over."""
-    there = (found.email or "").lower()
-    return found.remote is None and there == entry.email and entry.change.want is not None
-
-
-def _remembered(
-    entries: Sequence[Entry], found: Sequence[Found], by_address: bool
-) -> Iterator[tuple[str, str, bool, str, str, str | None, bool]]:
-    """Of whom is in doubt, what the look has found; see `Journal.remember_remote`.
-
-    Whoever is mailed, though a lost try was to turn that on, has been turned on: a no that is met
-    from now on is news. by_address: what was found at another address than the mirror knows is a
-    second record; the one there stays known until it is left.
-    """
-    for entry, one in zip(entries, found, strict=True):
-        if one.remote is None or entry.left_over or (by_address and _moves(entry)):
-            continue
-        if entry.change.doubtful and entry.email:
-            was = entry.change.was
-            lists = array_literal(sorted(was.lists) if was else [])
-            on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
-            told = one.email.lower() if one.email else None
-            turned_on = entry.change.resubscribe and one.mailed is True
-            yield entry.contact_id, entry.email, on, _dump(one.remote), lists, told, turned_on
-
-
-def _moves(entry: Entry) -> bool:
-    """Whether the mirror knows a record at another address than the one to be written, be it one
-    whose withdrawal was lost: that is still in its lists perhaps."""
-    was = entry.change.was
-    if was is None or was.email.lower() == entry.email:
-        return False
-    return entry.mirror_state in HELD or (entry.mirror_state == "withdrawn" and bool(was.lists))
-
-
-def _address_there(entry: Entry, found: Found) -> str:
-    """As the mirror has it, once `remember_remote` has written down what was found."""
-    was = entry.change.was
-    return (found.email or (was.email if was is not None else "") or entry.email).lower()
-
-
-def _dump(remote: Mapping[str, Any]) -> str:
-    return orjson.dumps(remote).decode()
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
