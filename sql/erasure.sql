@@ -305,13 +305,25 @@ select hash, erasure_id, made_at from syncd.tombstone where hash = any($1::text[
 
 -- name: status
 -- Requests that are not finished; and, for a month, those that ask a person to do something.
+-- `occupants`: other contacts whose record is at an address of the person's, and has yet to leave it.
 select r.id, r.source, r.requested_at, r.purged_at, r.finished_at, r.proof, r.result,
        r.done_by_hand,
        array(select d.name from syncd.destination d
               where exists (select 1 from syncd.erasing e
                              where e.erasure_id = r.id
                                and (e.email is not null or e.source = d.source))
-              order by d.name) as destinations
+              order by d.name) as destinations,
+       (select coalesce(jsonb_agg(distinct jsonb_build_object(
+                   'destination', d.name, 'contact', j.contact_id,
+                   'refused', j.state = 'rejected')), '[]')
+          from syncd.erasing e
+          join syncd.mirror m on m.email = e.email and m.state in ('here', 'adopted')
+          join syncd.journal j on j.destination_id = m.destination_id
+                              and j.contact_id = m.contact_id
+          join syncd.destination d on d.id = m.destination_id
+         where e.erasure_id = r.id and r.purged_at is null
+           and not exists (select 1 from syncd.erasing o
+                            where o.erasure_id = r.id and o.contact_id = j.contact_id)) as occupants
   from syncd.erasure r
  where r.finished_at is null
     or (r.finished_at > now() - interval '30 days'

@@ -60,6 +60,7 @@ def _request(row: Row, fault: str | None) -> Erasure:
         row["done_by_hand"],
     )  # fmt: skip
     made.says = list(sentences(made, fault))
+    made.says += [_occupied(made.id, one) for one in orjson.loads(row["occupants"])]
     return made
 
 
@@ -85,6 +86,18 @@ def sentences(one: Erasure, fault: str | None = None) -> Iterator[str]:
     elif one.purged_at is not None:
         end = "" if one.finished_at is not None else "; the request itself is, with the last proof"
         yield f"erasure {one.id}: forgotten in our own tables, {moment(one.purged_at)}{end}"
+
+
+def _occupied(erasure: int, one: Mapping[str, Any]) -> str:
+    """Whose record is at the person's address, and what ends that."""
+    name, contact = one["destination"], one["contact"]
+    waits = f"erasure {erasure}: not forgotten here yet: at {name} the record of contact {contact}"
+    if one["refused"]:
+        return (
+            f"{waits} is still at the person's address, and {name} refuses the change that takes it"
+            f" away: `syncd rejected {name}` says why; mend it, then `syncd retry {name}`"
+        )
+    return f"{waits} is at the person's address until that contact's own change has been sent"
 
 
 def _at(name: str, said: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from company import add, company
 
 from syncd import sql
 from syncd.db import Pool
+from syncd.erasure_words import requests
 from syncd.flow import Flow
 from syncd.matching import Matcher
 from syncd.model import Seen
@@ -1186,6 +1187,10 @@ async def test_a_record_at_an_erased_address_is_not_forgotten_before_it_has_left
             )  # fmt: skip
             await flow.erase()
             assert await pool.fetchval("select 1 from syncd.mirror where contact_id = 'ann'")
+            [request] = await requests(at.app)
+            waits = "not forgotten here yet: at constantcontact the record of contact ann"
+            assert waits in request.says[-1]
+            assert ("syncd rejected" in request.says[-1]) == (state == "rejected")
             await pool.execute("update syncd.mirror set email = $1 where contact_id = 'ann'", ANN)
             await pool.execute("delete from syncd.journal")
             await flow.erase()
