@@ -35,29 +35,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import date, datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 
 from syncd import sql
 from syncd.db import LOST
 from syncd.errors import ConfigError, Transient
+from syncd.meter_lane import BATCH, TURN, Lane, Purpose, Slot
 from syncd.model import Meter
-
-Purpose = Literal["write", "read", "opt_out"]
 
 purpose: ContextVar[Purpose] = ContextVar("purpose", default="write")
 """What the current task sends for; `permit` reads it where it is not told."""
 _current = purpose
 
 LAPSE = 0.025  # seconds in which a drawn permit must be used; see `_lapse`
-TURN = 0.25  # seconds in which a slot may start requests
 MARGIN = 1.0  # seconds by which a slot outlives TURN and the request timeout
 STEP = 1.0  # seconds after which a place or a refusal is looked at again
 NEAR = 0.05  # seconds: a place nearer than this is not confirmed
-BATCH = 1000  # most permits, or slots, asked for at a time
 
 DAY = "the day's quota of "  # how the reason begins of whoever waits for the day to end
 WHY = {
@@ -105,94 +101,6 @@ def smallest(meters: Iterable[Meter]) -> Meter:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    n: int
-    expires: datetime  # the database's word, and the token it is given back by
-    until: float  # no request may start on it later (monotonic)
-
-
-@dataclass(slots=True)
-class _Lane:
-    """One purpose of one meter in this process. Its lock is the queue: first come, first served."""
-
-    meter: str
-    purpose: Purpose
-    holder: str
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
-    queued: int = 0
-    permits: int = 0  # drawn, not used yet; for use from `opens` to `closes` (monotonic)
-    opens: float = 0.0
-    closes: float = 0.0
-    used: int = 0  # of the latest draw
-    spilt: bool = False  # the latest draw was not used up
-    stretch: float = 1.0  # of the lapse, while the database is slow
-    epoch: int = 0
-    back: int = 0  # drawn on `day` and not used: to be credited
-    day: date = date.min
-    held: dict[int, _Slot] = field(default_factory=dict)  # all that the database may show as ours
-    fresh: list[_Slot] = field(default_factory=list)  # of them: not used yet, can be renewed
-    spare: list[_Slot] = field(default_factory=list)  # of them: used, and free for the next request
-    refused: tuple[float, float, str] = (0.0, 0.0, "")  # until when, due when, why
-
-    def seat(self, now: float) -> _Slot | None:
-        """A slot on which a request may start now."""
-        return next((slot for slot in (*self.spare, *self.fresh) if slot.until > now), None)
-
-    def take(self, slot: _Slot | None) -> None:
-        """Use one permit, and *slot*."""
-        self.permits -= 1
-        self.used += 1
-        for slots in (self.spare, self.fresh):
-            if slot in slots:
-                slots.remove(slot)
-
-    def sweep(self, now: float) -> None:
-        """Let permits lapse; if none of a draw was in time, ask for longer."""
-        if self.permits and now > self.closes:
-            if not self.used:
-                self.stretch = min(32.0, self.stretch * 2)
-            self.void()
-
-    def void(self) -> None:
-        """Use no permit of the latest draw any more."""
-        self.spilt = self.spilt or self.permits > 0
-        self.back += self.permits
-        self.permits = 0
-
-    def wish(self) -> int:
-        """How many permits to ask for: what is queued or twice what was used, if that was all."""
-        return min(BATCH, max(1, 2 * self.used, 0 if self.spilt else self.queued))
-
-    def drop_stale(self, now: float) -> None:
-        """Forget used slots whose turn is over: the next draw frees what is not in `held`."""
-        stale = [slot for slot in self.spare if slot.until <= now]
-        self.spare = [slot for slot in self.spare if slot.until > now]
-        self.forget(stale)
-
-    def forget(self, slots: Iterable[_Slot]) -> None:
-        for slot in slots:  # a number may be ours a second time by now
-            if self.held.get(slot.n) is slot:
-                del self.held[slot.n]
-
-    def accept(self, row: Any, sent: float, keep: float) -> None:
-        """Take over what a draw gave: to be used after its return, by a clock begun before it."""
-        if row["permits"]:
-            if self.used:  # soon again: what is longer is paid for, by everybody in the scope
-                self.stretch = max(1.0, self.stretch * 0.7)
-            self.permits, self.used, self.spilt = row["permits"], 0, False
-            self.opens = time.monotonic() + row["wait"]
-            self.closes = sent + row["wait"] + keep
-            self.day = row["day"]
-        elif row["epoch"] != self.epoch:
-            self.void()
-        self.epoch = row["epoch"]
-        self.forget(self.fresh)
-        self.fresh = [_Slot(n, row["expires"], sent + TURN) for n in row["slots"]]
-        self.held.update((slot.n, slot) for slot in self.fresh)
-
-
 class _Unmetered(AbstractAsyncContextManager[None]):
     """Leave where there is no limit, at a tenth of what a generator costs."""
 
@@ -236,7 +144,7 @@ class Meters:
         self._shares = (read_share, lane0_share)
         self._lasts = TURN + request_timeout + MARGIN
         self._patience, self._fence = patience, fence
-        self._lanes: dict[tuple[str, Purpose], _Lane] = {}
+        self._lanes: dict[tuple[str, Purpose], Lane] = {}
         self._declared: set[str] = set()
         self._holds: dict[str, float] = {}  # of meters without limits, by the local clock
 
@@ -301,7 +209,7 @@ class Meters:
         self._fence()
 
     @contextlib.asynccontextmanager
-    async def _metered(self, lane: _Lane) -> AsyncIterator[None]:
+    async def _metered(self, lane: Lane) -> AsyncIterator[None]:
         slot = await self._enter(lane)
         try:
             self._fence()
@@ -309,7 +217,7 @@ class Meters:
         finally:
             await self._leave(lane, slot)
 
-    async def _enter(self, lane: _Lane) -> _Slot | None:
+    async def _enter(self, lane: Lane) -> Slot | None:
         lane.queued += 1
         try:
             async with lane.turn:
@@ -321,7 +229,7 @@ class Meters:
         lane.queued -= 1
         return slot
 
-    async def _leave_to_send(self, lane: _Lane) -> _Slot | None:
+    async def _leave_to_send(self, lane: Lane) -> Slot | None:
         """Stay head of the queue until there is a permit and, where they count, a slot."""
         while True:
             now = time.monotonic()
@@ -344,14 +252,14 @@ class Meters:
             raise Transient(WHY[why].format(meter), after=due)
         await asyncio.sleep(pause)
 
-    async def _await_place(self, lane: _Lane, wait: float) -> None:
+    async def _await_place(self, lane: Lane, wait: float) -> None:
         if wait <= NEAR:
             await asyncio.sleep(wait)
             return
         await asyncio.sleep(min(wait - 0.8 * NEAR, STEP))
         await self._draw(lane)
 
-    async def _leave(self, lane: _Lane, slot: _Slot | None) -> None:
+    async def _leave(self, lane: Lane, slot: Slot | None) -> None:
         """Pass *slot* on, or give it back when its turn is over; with no queue, all the idle."""
         if slot is not None and lane.queued and time.monotonic() < slot.until:
             lane.spare.append(slot)
@@ -367,7 +275,7 @@ class Meters:
 
     # ── Statements ──────────────────────────────────────────────────────────────────────────
 
-    async def _draw(self, lane: _Lane) -> None:
+    async def _draw(self, lane: Lane) -> None:
         """Ask the database for what is missing; permits in hand are only confirmed."""
         limit = self._limit(lane.meter)
         if lane.meter not in self._declared:
@@ -397,7 +305,7 @@ class Meters:
             now = time.monotonic()
             lane.refused = (now + min(row["wait"], STEP), now + row["wait"], row["why"])
 
-    async def _ask(self, lane: _Lane, want: int, keep: float, seats: int) -> Any:
+    async def _ask(self, lane: Lane, want: int, keep: float, seats: int) -> Any:
         limit = self._limit(lane.meter)
         back, lane.back = lane.back, 0  # if the answer is lost, so is the credit
         return await self._pool.fetchrow(
@@ -409,14 +317,14 @@ class Meters:
             *(limit.per_second, limit.in_flight, limit.per_day),
         )
 
-    async def _tidy(self, lane: _Lane) -> None:
+    async def _tidy(self, lane: Lane) -> None:
         """Free what an answer that was lost gave; failing that, it frees itself in time."""
         sent = time.monotonic()
         with contextlib.suppress(*LOST, asyncpg.PostgresError):
             if (row := await self._ask(lane, 0, LAPSE, 0)) is not None:
                 lane.accept(row, sent, LAPSE)
 
-    async def _give_back(self, lane: _Lane, slots: list[_Slot]) -> None:
+    async def _give_back(self, lane: Lane, slots: list[Slot]) -> None:
         """Free *slots*, even when cancelled meanwhile; failing that, they expire."""
         numbers, expiries = [slot.n for slot in slots], [slot.expires for slot in slots]
         names = (self._scope, lane.meter, lane.holder)
@@ -444,14 +352,14 @@ class Meters:
     def _limit(self, meter: str) -> Meter:
         return self._limits.get(meter, _UNLIMITED)
 
-    def _lane(self, meter: str, purpose: Purpose) -> _Lane:
+    def _lane(self, meter: str, purpose: Purpose) -> Lane:
         lane = self._lanes.get((meter, purpose))
         if lane is None:
-            lane = _Lane(meter, purpose, f"{self._holder}/{purpose}")
+            lane = Lane(meter, purpose, f"{self._holder}/{purpose}")
             self._lanes[meter, purpose] = lane
         return lane
 
-    def _lanes_of(self, meter: str) -> list[_Lane]:
+    def _lanes_of(self, meter: str) -> list[Lane]:
         return [lane for (name, _), lane in self._lanes.items() if name == meter]
 
     def _hold(self, meter: str, seconds: float) -> None:

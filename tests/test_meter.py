@@ -21,7 +21,8 @@ import pytest
 
 from syncd import db, sql
 from syncd.errors import ConfigError, Fenced, Transient
-from syncd.meter import Meters, Purpose, purpose, scope_key, smallest
+from syncd.meter import Meters, purpose, scope_key, smallest
+from syncd.meter_lane import Purpose
 from syncd.model import Meter
 
 SLACK = 0.1  # seconds that a busy machine may put between a permit and the time noted for it
