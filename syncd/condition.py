@@ -17,7 +17,8 @@ from syncd.breaker import Breaker, Refusals
 from syncd.control import Destination
 from syncd.db import Pool
 from syncd.errors import OtherAccount, ProviderError, Unintelligible
-from syncd.push import Push, Pushed
+from syncd.push import Push
+from syncd.pushed import Pushed
 from syncd.settlement import Settled
 
 log = structlog.get_logger()

@@ -29,7 +29,7 @@ from syncd.journal import Journal
 from syncd.model import Can
 from syncd.orphans import reap
 from syncd.plan import Planner, castable
-from syncd.push import Pushed
+from syncd.pushed import Pushed
 from syncd.window import Windows
 
 log = structlog.get_logger()

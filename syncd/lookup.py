@@ -1,91 +1,167 @@
-"""What a look-up of one claimed contact makes of it. Pure functions; `Push` asks the provider."""
+"""Before anything is sent for whoever is in doubt, the provider is asked what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from syncd.classify import HELD
-from syncd.db import array_literal
+from syncd.claim import Claim
 from syncd.decide import Entry
-from syncd.model import Absent, Applied, Found, Outcome, Verb
+from syncd.found import address_there, dump, is_taken, judge, remembered, to_scan
+from syncd.journal import Journal
+from syncd.model import Can, Found, OptedOut, Rejected, Traits, Verb, Waits
+from syncd.outcomes import hindered, located, settled, unsent
+from syncd.pushed import Pushed
 
 
-def judge(
-    entry: Entry, found: Found | None, reads: bool = False, news: bool = False
-) -> Entry | Outcome:
-    """What a look-up makes of an entry: settled, or to be sent with what was found.
+@dataclass(slots=True)
+class LookUp:
+    """Of one claim, at one adapter."""
 
-    That mail is off there is news only where the mirror believed that it is on. Where we know that
-    it is off (withdrawn, silenced, a no that has been noted), and a newer consent or a return
-    turns it on, only a no with a time counts that no reading (`reads`) could have told us of, or
-    one that is known to be `news`.
-    """
-    if found is None:
-        return entry
-    want, no = entry.change.want, found.opted_out
-    if want is not None and want.subscribed and no is not None:
-        known = entry.change.resubscribe and not news and (reads or no.occurred_at is None)
-        if not known:  # said under the address that the record has, be it about to get another
-            return replace(no, email=no.email or found.email)
-    if found.remote is None:
-        if entry.look_first or entry.change.verb is not Verb.PUT:
-            return Applied()
-        if entry.mirror_state == "withdrawn" and want is not None:
-            if not want.subscribed:
-                return Absent("not there, and not to be mailed")
-            return entry._replace(change=entry.change._replace(remote=None, may_create=True))
-        if entry.change.was is not None or entry.change.may_create:
-            return entry
-        return Absent("not there, and not to be created")
-    remote = found.remote or entry.change.remote
-    return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
+    adapter: Any
+    journal: Journal
+    refresh_opt_outs: Callable[[int], Awaitable[set[str]]]
 
+    @property
+    def can(self) -> Can:
+        traits: Traits = self.adapter.traits
+        return traits.can
 
-def is_taken(entry: Entry, found: Found) -> bool:
-    """Whether only another contact's record is where it is to be put: it would be taken over."""
-    there = (found.email or "").lower()
-    return found.remote is None and there == entry.email and entry.change.want is not None
+    async def ask(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
+        """Settle what a look-up decides; return what is to be sent, with what was found."""
+        entries = await self._mailable(claim, pushed)
+        ask = [one for one in entries if self._must_look(one)]
+        if self.can & Can.SORTS_DOUBT:  # but of whom nothing is to be sent
+            ask = [one for one in entries if one.looks_only]
+        if not ask:
+            return entries
+        if not self.can & Can.FIND or self.can & Can.SORTS_DOUBT:
+            return self._cannot_look(entries, ask, pushed)
+        found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
+        by_address = self.adapter.traits.key == "address"
+        await self.journal.remember_remote(list(remembered(ask, found, by_address)))
+        by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
+        news = await self._said_since(ask, found)
+        kept, at = self._sorted(entries, by_contact, news, pushed)
+        await self.journal.try_at(claim.number, at)
+        return kept
 
+    async def _mailable(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
+        """Without those for whom mail was to be turned on, and who have said no by now."""
+        wants = {one.contact_id: one.change.want for one in claim.entries if one.change.resubscribe}
+        on = {key: want.email for key, want in wants.items() if want is not None}
+        if not on:
+            return claim.entries
+        refused = await self.refresh_opt_outs(claim.number)
+        refused |= on.keys() - await self.journal.mailable(on)
+        return self._without(claim.entries, refused, pushed)
 
-def remembered(
-    entries: Sequence[Entry], found: Sequence[Found], by_address: bool
-) -> Iterator[tuple[str, str, bool, str, str, str | None, bool]]:
-    """Of whom is in doubt, what the look has found; see `Journal.remember_remote`.
+    def _sorted(
+        self, entries: Sequence[Entry], found: Mapping[str, Found], news: Set[str], pushed: Pushed
+    ) -> tuple[Sequence[Entry], Sequence[tuple[str, str]]]:
+        """What is still to be sent; and of whom is in doubt the address that is tried."""
+        reads = bool(self.can & Can.OPT_OUT)
+        kept: list[Entry] = []
+        at: list[tuple[str, str]] = []
+        for one in entries:
+            told = found.get(one.contact_id)
+            judged = judge(one, told, reads, one.contact_id in news)
+            if one.looks_only and not isinstance(judged, OptedOut):
+                is_there = told is not None and told.remote is not None
+                pushed.results.append(located(one, is_there=is_there))
+                at += [(one.contact_id, address_there(one, told))] if told is not None else []
+            elif told is not None and is_taken(one, told):
+                pushed.results.append(hindered(one))
+            elif isinstance(judged, Entry):
+                kept.append(judged)
+            else:
+                pushed.results.append(settled(one, judged))
+        at += [(e.contact_id, e.email) for e in kept
+               if e.change.doubtful and e.sent_email not in (None, e.email)]  # fmt: skip
+        return kept, at
 
-    Whoever is mailed, though a lost try was to turn that on, has been turned on: a no that is met
-    from now on is news. by_address: what was found at another address than the mirror knows is a
-    second record; the one there stays known until it is left.
-    """
-    for entry, one in zip(entries, found, strict=True):
-        if one.remote is None or entry.left_over or (by_address and _moves(entry)):
-            continue
-        if entry.change.doubtful and entry.email:
-            was = entry.change.was
-            lists = array_literal(sorted(was.lists) if was else [])
-            on = was.subscribed if was else entry.subscribed  # a lost silence may have arrived
-            told = one.email.lower() if one.email else None
-            turned_on = entry.change.resubscribe and one.mailed is True
-            yield entry.contact_id, entry.email, on, dump(one.remote), lists, told, turned_on
+    async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
+        """A record found by its address may be somebody else's: then ours is one of its twins, or
+        not there, and `email` tells that the other one's is."""
+        if self.adapter.traits.key != "remote id":
+            return found
+        candidates = [
+            (entry, [(one, dump(one.remote or {})) for one in (first, *first.twins)])
+            for entry, first in zip(ask, found, strict=True)
+        ]
+        told = [
+            (entry.contact_id, remote)
+            for entry, there in candidates
+            for one, remote in there
+            if one.remote and one.remote != entry.change.remote
+        ]
+        others = await self.journal.others_records(told)
+        return [
+            next(
+                (one for one, key in there if (entry.contact_id, key) not in others),
+                Found(None, there[0][0].email),
+            )
+            for entry, there in candidates
+        ]
 
+    async def _said_since(self, ask: Sequence[Entry], found: Sequence[Found]) -> set[str]:
+        """Who said no after a lost try had turned mail on: what is there is not what the mirror
+        knows, so the try has arrived, and none of ours has turned it off again. Where a no is known
+        it may be that one, said after an earlier try."""
+        unsure = [
+            (entry, one)
+            for entry, one in zip(ask, found, strict=True)
+            if one.opted_out is not None and one.remote == entry.change.remote
+            and entry.change.resubscribe and entry.change.doubtful
+            and not entry.silenced and not entry.refused
+        ]  # fmt: skip
+        if not unsure or not self.can & Can.COMPARE:
+            return set()
+        unlike = await self.adapter.comparer()
+        return {
+            entry.contact_id
+            for entry, one in unsure
+            if one.fields is not None and entry.change.was is not None
+            and unlike(entry.change.was, one.fields)
+        }  # fmt: skip
 
-def _moves(entry: Entry) -> bool:
-    """Whether the mirror knows a record at another address than the one to be written, be it one
-    whose withdrawal was lost: that is still in its lists perhaps."""
-    was = entry.change.was
-    if was is None or was.email.lower() == entry.email:
-        return False
-    return entry.mirror_state in HELD or (entry.mirror_state == "withdrawn" and bool(was.lists))
+    def _must_look(self, entry: Entry) -> bool:
+        if entry.change.verb is Verb.ERASE:
+            return False  # harmless to repeat, and the adapter looks for more than one record
+        if entry.look_first or entry.change.resubscribe:
+            return True
+        may_be_gone = entry.change.doubtful or entry.mirror_state == "withdrawn"
+        return may_be_gone and not self.can & Can.REPEAT
 
+    @staticmethod
+    def _without(entries: Sequence[Entry], refused: set[str], pushed: Pushed) -> Sequence[Entry]:
+        """Leave out whoever the latest reading of opt-outs names: it is planned anew."""
+        if not refused:
+            return entries
+        kept = []
+        for one in entries:
+            if one.contact_id in refused or one.email in refused:
+                pushed.results.append(unsent(one, "opted out, or moved, meanwhile"))
+            else:
+                kept.append(one)
+        return kept
 
-def address_there(entry: Entry, found: Found) -> str:
-    """As the mirror has it, once `remember_remote` has written down what was found."""
-    was = entry.change.was
-    return (found.email or (was.email if was is not None else "") or entry.email).lower()
-
-
-def dump(remote: Mapping[str, Any]) -> str:
-    return orjson.dumps(remote).decode()
+    def _cannot_look(
+        self, entries: Sequence[Entry], ask: Sequence[Entry], pushed: Pushed
+    ) -> Sequence[Entry]:
+        """Doubt that no look-up can end: wait for a scan, or leave it to a person."""
+        doubtful = {e.contact_id for e in ask if e.look_first or e.change.doubtful}
+        for one in entries:
+            if one.contact_id not in doubtful:
+                continue
+            if not self.can & Can.SCAN:
+                pushed.results.append(settled(one, Rejected("outcome unknown: look there")))
+            elif lists := to_scan(one, self.adapter.traits):
+                pushed.waits[one.contact_id] = set(lists)
+                pushed.results.append(settled(one, Waits(lists[0])))
+            elif one.looks_only:
+                pushed.results.append(located(one, is_there=False))
+            else:  # in no list it cannot be there at all
+                doubtful.discard(one.contact_id)
+        return [one for one in entries if one.contact_id not in doubtful]

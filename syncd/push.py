@@ -11,37 +11,30 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from syncd import lookup
 from syncd.claim import Claim
 from syncd.decide import Entry
 from syncd.errors import Ambiguous, Fenced, Indivisible, ProviderError, Unintelligible
+from syncd.found import to_scan
 from syncd.fresh import Fresh
 from syncd.journal import Journal
+from syncd.lookup import LookUp
 from syncd.model import (
     APPLIED,
     Absent,
     Applied,
     Can,
     Change,
-    Found,
-    OptedOut,
     Outcome,
     Rejected,
     Traits,
     Verb,
     Waits,
 )
-from syncd.outcomes import halve, hindered, located, postponed, settled, unsent
+from syncd.outcomes import halve, postponed, settled, unsent
+from syncd.pushed import Answered, HandedBack, Pushed
 from syncd.settlement import Settled
 
 T = TypeVar("T")
-
-
-class HandedBack:
-    """Nothing was sent for it, because this worker stops."""
-
-
-Answered = Outcome | ProviderError | HandedBack
 
 
 class Adapter(Protocol):
@@ -51,23 +44,6 @@ class Adapter(Protocol):
     def traits(self) -> Traits: ...
 
     async def push(self, changes: Sequence[Change]) -> Sequence[Outcome]: ...
-
-
-@dataclass(slots=True)
-class Pushed:
-    """What one claim came to: a result for every entry, and what the destination learns of it."""
-
-    results: list[Settled]
-    errors: list[ProviderError] = field(default_factory=list)
-    waits: dict[str, set[str]] = field(default_factory=dict)  # contact → lists to be scanned first
-    succeeded: bool = False
-    plain: int = 0  # of a window: how many were applied, and need no result of their own
-    since: int = 0  # where the results begin that came after the last of those
-
-    @property
-    def scans(self) -> set[str]:
-        """The lists that contacts of this claim wait for."""
-        return {one for lists in self.waits.values() for one in lists}
 
 
 @dataclass(slots=True)
@@ -100,7 +76,8 @@ class Push:
             self._judge(claim.entries, answers, pushed)
             return pushed
         try:
-            entries = await self._looked_up(claim, pushed)
+            look = LookUp(self.adapter, self.journal, self.refresh_opt_outs)
+            entries = await look.ask(claim, pushed)
         except ProviderError as error:
             judged = {one.entry.contact_id for one in pushed.results}
             rest = [one for one in claim.entries if one.contact_id not in judged]
@@ -160,146 +137,10 @@ class Push:
             late = late._replace(after=max(late.after, self.adapter.traits.visible_after))
         return late
 
-    # ── Look first ──────────────────────────────────────────────────────────────────────────
-
-    async def _looked_up(self, claim: Claim, pushed: Pushed) -> Sequence[Entry]:
-        """Settle what a look-up decides; return what is to be sent, with what was found."""
-        entries: Sequence[Entry] = claim.entries
-        wants = {one.contact_id: one.change.want for one in entries if one.change.resubscribe}
-        if on := {key: want.email for key, want in wants.items() if want is not None}:
-            refused = await self.refresh_opt_outs(claim.number)
-            refused |= on.keys() - await self.journal.mailable(on)
-            entries = self._without(entries, refused, pushed)
-        ask = [one for one in entries if self._must_look(one)]
-        if self.can & Can.SORTS_DOUBT:  # but of whom nothing is to be sent
-            ask = [one for one in entries if one.looks_only]
-        if not ask:
-            return entries
-        if not self.can & Can.FIND or self.can & Can.SORTS_DOUBT:
-            return self._cannot_look(entries, ask, pushed)
-        found = await self._own(ask, await self.adapter.find([one.change for one in ask]))
-        by_address = self.adapter.traits.key == "address"
-        await self.journal.remember_remote(list(lookup.remembered(ask, found, by_address)))
-        by_contact = dict(zip((one.contact_id for one in ask), found, strict=True))
-        news = await self._said_since(ask, found)
-        reads = bool(self.can & Can.OPT_OUT)
-        kept: list[Entry] = []
-        at: list[tuple[str, str]] = []
-        for one in entries:
-            told = by_contact.get(one.contact_id)
-            judged = lookup.judge(one, told, reads, one.contact_id in news)
-            if one.looks_only and not isinstance(judged, OptedOut):
-                is_there = told is not None and told.remote is not None
-                pushed.results.append(located(one, is_there=is_there))
-                at += (
-                    [(one.contact_id, lookup.address_there(one, told))] if told is not None else []
-                )
-            elif told is not None and lookup.is_taken(one, told):
-                pushed.results.append(hindered(one))
-            elif isinstance(judged, Entry):
-                kept.append(judged)
-            else:
-                pushed.results.append(settled(one, judged))
-        at += [(e.contact_id, e.email) for e in kept
-               if e.change.doubtful and e.sent_email not in (None, e.email)]  # fmt: skip
-        await self.journal.try_at(claim.number, at)
-        return kept
-
-    async def _own(self, ask: Sequence[Entry], found: Sequence[Found]) -> Sequence[Found]:
-        """A record found by its address may be somebody else's: then ours is one of its twins, or
-        not there, and `email` tells that the other one's is."""
-        if self.adapter.traits.key != "remote id":
-            return found
-        candidates = [
-            (entry, [(one, lookup.dump(one.remote or {})) for one in (first, *first.twins)])
-            for entry, first in zip(ask, found, strict=True)
-        ]
-        told = [
-            (entry.contact_id, remote)
-            for entry, there in candidates
-            for one, remote in there
-            if one.remote and one.remote != entry.change.remote
-        ]
-        others = await self.journal.others_records(told)
-        return [
-            next(
-                (one for one, key in there if (entry.contact_id, key) not in others),
-                Found(None, there[0][0].email),
-            )
-            for entry, there in candidates
-        ]
-
-    async def _said_since(self, ask: Sequence[Entry], found: Sequence[Found]) -> set[str]:
-        """Who said no after a lost try had turned mail on: what is there is not what the mirror
-        knows, so the try has arrived, and none of ours has turned it off again. Where a no is known
-        it may be that one, said after an earlier try."""
-        unsure = [
-            (entry, one)
-            for entry, one in zip(ask, found, strict=True)
-            if one.opted_out is not None and one.remote == entry.change.remote
-            and entry.change.resubscribe and entry.change.doubtful
-            and not entry.silenced and not entry.refused
-        ]  # fmt: skip
-        if not unsure or not self.can & Can.COMPARE:
-            return set()
-        unlike = await self.adapter.comparer()
-        return {
-            entry.contact_id
-            for entry, one in unsure
-            if one.fields is not None and entry.change.was is not None
-            and unlike(entry.change.was, one.fields)
-        }  # fmt: skip
-
-    def _must_look(self, entry: Entry) -> bool:
-        if entry.change.verb is Verb.ERASE:
-            return False  # harmless to repeat, and the adapter looks for more than one record
-        if entry.look_first or entry.change.resubscribe:
-            return True
-        may_be_gone = entry.change.doubtful or entry.mirror_state == "withdrawn"
-        return may_be_gone and not self.can & Can.REPEAT
-
-    @staticmethod
-    def _without(entries: Sequence[Entry], refused: set[str], pushed: Pushed) -> Sequence[Entry]:
-        """Leave out whoever the latest reading of opt-outs names: it is planned anew."""
-        if not refused:
-            return entries
-        kept = []
-        for one in entries:
-            if one.contact_id in refused or one.email in refused:
-                pushed.results.append(unsent(one, "opted out, or moved, meanwhile"))
-            else:
-                kept.append(one)
-        return kept
-
-    def _cannot_look(
-        self, entries: Sequence[Entry], ask: Sequence[Entry], pushed: Pushed
-    ) -> Sequence[Entry]:
-        """Doubt that no look-up can end: wait for a scan, or leave it to a person."""
-        doubtful = {e.contact_id for e in ask if e.look_first or e.change.doubtful}
-        for one in entries:
-            if one.contact_id not in doubtful:
-                continue
-            if not self.can & Can.SCAN:
-                pushed.results.append(settled(one, Rejected("outcome unknown: look there")))
-            elif lists := self._to_scan(one):
-                pushed.waits[one.contact_id] = set(lists)
-                pushed.results.append(settled(one, Waits(lists[0])))
-            elif one.looks_only:
-                pushed.results.append(located(one, is_there=False))
-            else:  # in no list it cannot be there at all
-                doubtful.discard(one.contact_id)
-        return [one for one in entries if one.contact_id not in doubtful]
-
     def _in_doubt(self, entry: Entry, answer: Waits) -> Sequence[str]:
         """Doubt ends for all lists at once: so all are scanned."""
-        return self._to_scan(entry) if answer.doubtful or entry.change.doubtful else ()
-
-    def _to_scan(self, entry: Entry) -> Sequence[str]:
-        """Where a record that a lost request left may be."""
-        if not self.adapter.traits.scans_lists:
-            return ("",)
-        was = entry.change.was
-        return sorted({*entry.lists, *entry.sent_lists, *(was.lists if was is not None else ())})
+        doubtful = answer.doubtful or entry.change.doubtful
+        return to_scan(entry, self.adapter.traits) if doubtful else ()
 
     # ── Send ────────────────────────────────────────────────────────────────────────────────
 

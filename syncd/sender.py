@@ -27,7 +27,8 @@ from syncd.lists import Lists
 from syncd.model import Can
 from syncd.observer import NOBODY, Observer, Pulse
 from syncd.outcomes import postponed, unsent
-from syncd.push import Push, Pushed
+from syncd.push import Push
+from syncd.pushed import Pushed
 from syncd.reading import Reading
 from syncd.settlement import MirrorRow, Settled
 

@@ -19,7 +19,7 @@ from syncd.fresh import Fresh
 from syncd.journal import Journal
 from syncd.model import APPLIED
 from syncd.outcomes import settled
-from syncd.push import Pushed
+from syncd.pushed import Pushed
 from syncd.settlement import Settled
 
 

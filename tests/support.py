@@ -28,7 +28,8 @@ from syncd.model import Can, Key
 from syncd.orphans import reap
 from syncd.plan import Bounds, Passed, Planner
 from syncd.providers import Options, Provider
-from syncd.push import Push, Pushed
+from syncd.push import Push
+from syncd.pushed import Pushed
 from syncd.reading import Reading
 from syncd.scan import OptOutReader
 from syncd.secrets import Secrets

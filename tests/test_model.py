@@ -42,7 +42,8 @@ from syncd.journal import Journal
 from syncd.model import Verb
 from syncd.orphans import reap
 from syncd.plan import Planner
-from syncd.push import Push, Pushed
+from syncd.push import Push
+from syncd.pushed import Pushed
 from syncd.settlement import Settled
 
 T = TypeVar("T")

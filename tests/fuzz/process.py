@@ -20,7 +20,8 @@ from syncd.errors import Fenced
 from syncd.flow import Flow
 from syncd.fullpass import FullPass
 from syncd.journal import Journal
-from syncd.push import Push, Pushed
+from syncd.push import Push
+from syncd.pushed import Pushed
 from syncd.worker import Worker
 
 from .provider import Badge, claimed_at
