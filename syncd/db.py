@@ -337,6 +337,11 @@ async def _transact(pool: Pool, work: Callable[[Connection], Awaitable[T]], begi
         return result
 
 
+def sparse(column: Sequence[Any], usual: Any) -> Sequence[Any]:
+    """Nothing at all where every value is the usual one: the driver looks at each it is given."""
+    return () if column.count(usual) == len(column) else column
+
+
 def array_literal(items: Sequence[str]) -> str:
     """A text[] as PostgreSQL reads it from text."""
     if not items:

@@ -20,8 +20,9 @@ from syncd.db import Connection, Pool, Row
 from syncd.decide import values
 from syncd.desired import Field
 from syncd.estimate import requests_for, seconds_for
+from syncd.guard import KINDS
 from syncd.model import Traits
-from syncd.plan import KINDS, castable
+from syncd.plan import castable
 
 Kind = Literal["create", "update", "opt_out", "remove", "rejected", "absent"]
 SHOWN: Sequence[Kind] = ("create", "update", "opt_out", "remove", "rejected", "absent")

@@ -10,10 +10,9 @@ import orjson
 from syncd import sql
 from syncd.claim import Claim
 from syncd.classify import HELD
-from syncd.db import Connection, Pool, Row, array_literal, transact
+from syncd.db import Connection, Pool, Row, array_literal, sparse, transact
 from syncd.decide import Entry
 from syncd.model import OptedOut
-from syncd.plan import sparse
 
 State = Literal["done", "due", "rejected"]
 
