@@ -44,6 +44,7 @@ from syncd.providers import clevertap_answers as answers
 from syncd.providers import clevertap_batch as batches
 from syncd.providers import clevertap_canary as canary
 from syncd.providers import clevertap_compare as compare
+from syncd.providers import clevertap_events as events
 from syncd.providers import clevertap_people as people
 from syncd.providers.clevertap_translate import (
     SYSTEM,
@@ -58,10 +59,8 @@ from syncd.providers.clevertap_translate import (
 )
 
 AT_ONCE = 3  # look-ups started side by side; the meter decides how many leave
-PAGE = 5000
 FORGET = 100_000  # opt-outs remembered for dropping doubles
 GONE_AFTER = timedelta(hours=24)
-BEGINNING = "20130101"  # before the provider existed
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -350,38 +349,12 @@ class CleverTap(Ordinary):
         return answers.profile(await self._wire.send(Request("GET", target, meter="read")))
 
     async def opt_outs(self, since: datetime | None) -> AsyncIterator[Sequence[Notice]]:
-        """`Channel Unsubscribed` from the day before to tomorrow: zones differ (3.4)."""
+        """Every `Channel Unsubscribed`, once (3.4)."""
         seen: set[tuple[object, ...]] = set()
-        async for records in self._events("Channel Unsubscribed", since):
+        async for records in events.pages(self._wire, "Channel Unsubscribed", since):
             if len(seen) > FORGET:
                 seen.clear()
             yield answers.notices(records, seen)
-
-    async def _events(self, name: str, since: datetime | None) -> AsyncIterator[Sequence[Any]]:
-        query = {
-            "event_name": name,
-            "from": int(_day(since - timedelta(days=1)) if since else BEGINNING),
-            "to": int(_day(datetime.now(UTC) + timedelta(days=1))),
-        }
-        cursor: str | None = await self._cursor(query)
-        restarted = False
-        while cursor:
-            target = f"/1/events.json?cursor={answers.cursor_of(cursor)}"
-            answer = await self._wire.send(Request("GET", target, meter="read"))
-            if answer.status == 400 and not restarted:  # too old: pages may be read again (4)
-                cursor, restarted = await self._cursor(query), True
-                continue
-            told = answers.succeeded(answer)
-            if records := told.get("records"):
-                yield records
-            if (following := told.get("next_cursor")) == cursor:
-                raise Unintelligible("a page of events is said to be followed by itself")
-            cursor = following
-
-    async def _cursor(self, query: Mapping[str, Any]) -> str:
-        target, body = f"/1/events.json?batch_size={PAGE}", orjson.dumps(query)
-        asks = Request("POST", target, body, meter="read", repeatable=True)
-        return answers.cursor_of(answers.succeeded(await self._wire.send(asks)).get("cursor"))
 
     async def erased(self, change: Change, since: datetime) -> Erased:
         """Deletion holds everywhere after a day (3.5); then the profile must not be found."""
@@ -445,10 +418,6 @@ def _dry_run() -> Request:
     record = {"identity": "syncd-check", "type": "profile", "profileData": data}
     body, target = orjson.dumps({"d": [record]}), f"{batches.UPLOAD}?dryRun=1"
     return Request("POST", target, body, meter="upload", repeatable=True)
-
-
-def _day(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y%m%d}"
 
 
 async def _side_by_side(work: Callable[[S], Awaitable[T]], items: Sequence[S]) -> list[T]:
