@@ -370,7 +370,8 @@ select i.claimed_by, i.destination_id from syncd.intent i where i.claimed_by = $
 
 -- name: reap
 -- Doubtful, and what the mirror says of them unknown; in smaller batches after every crash ($4; a
--- worker that was stopped has not crashed). What a plan still holds is not freed by this.
+-- worker that was stopped has not crashed). What a plan still holds is not freed by this. Where only
+-- what a lost try had left at another address was taken away, the record that is known is as it was.
 with size as materialized (
     select claim, count(*) as n from syncd.journal
      where claimed_by = $2::bigint and state = 'sent' and destination_id = $1::int
@@ -395,7 +396,11 @@ with size as materialized (
                              else 'the worker that had it died' end
       from rows
      where j.destination_id = rows.destination_id and j.contact_id = rows.contact_id
-    returning j.contact_id, j.digest is null as removal,
+    returning j.contact_id,
+              j.digest is null and not exists (
+                  select 1 from syncd.mirror m
+                   where m.destination_id = j.destination_id and m.contact_id = j.contact_id
+                     and m.state <> 'absent' and m.email <> j.holds) as removal,
               j.digest is not null and j.lane = 0 as silence
 ), unknown as (
     update syncd.mirror m set digest = null

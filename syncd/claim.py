@@ -14,6 +14,7 @@ from syncd.classify import HELD
 from syncd.compare import Compare
 from syncd.db import Connection, Pool, Row, array_literal, transact
 from syncd.decide import (
+    PUT_OFF,
     Decision,
     Drop,
     Entry,
@@ -29,7 +30,6 @@ from syncd.model import Can, Verb
 from syncd.plan import castable
 from syncd.tombstone import Buried, Tombstones
 
-PUT_OFF = "put off"  # in a receipt: no job runs; 'unsent', or 'in doubt'
 GOES_ON = 60.0  # seconds that a scan may stand still, and keep those in its list from being sent
 
 

@@ -19,6 +19,7 @@ from syncd.db import Connection, Row
 from syncd.desired import Field
 from syncd.model import Can, Change, Person, Traits, Value, Verb
 
+PUT_OFF = "put off"  # in a receipt: no job runs; 'unsent', or 'in doubt'
 LONGEST = 30.0  # seconds after which whoever waits for another contact asks again, at the most
 
 
@@ -195,9 +196,13 @@ def _tried_elsewhere(row: Row, entry: Row, rules: Rules) -> bool:
     Only where the address is the key: elsewhere it was the same record, or will be found by id.
     Where a job has it in hand, that is asked first.
     """
-    asks = entry["doubtful"] and entry["receipt"] is None and rules.traits.key == "address"
+    asks = entry["doubtful"] and not _in_a_job(entry) and rules.traits.key == "address"
     tried = entry["email"] if asks else None
     return tried not in (None, _there(row), row["email"]) and row["holder_of_tried"] is None
+
+
+def _in_a_job(entry: Row) -> bool:
+    return entry["receipt"] is not None and PUT_OFF not in _json(entry["receipt"])
 
 
 def _there(row: Row) -> str | None:

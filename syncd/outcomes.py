@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import orjson
 
-from syncd.claim import PUT_OFF
 from syncd.classify import HELD
 from syncd.db import array_literal
-from syncd.decide import Entry
+from syncd.decide import PUT_OFF, Entry
 from syncd.errors import ProviderError
 from syncd.model import (
     Absent,

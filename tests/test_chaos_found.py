@@ -16,6 +16,7 @@ from syncd.erasure_words import requests
 from syncd.flow import Flow
 from syncd.matching import Matcher
 from syncd.model import Seen
+from syncd.orphans import reap
 from syncd.pages import Pages, Scan
 from syncd.sandbox import Handle
 from syncd.sandbox.faults import Kind
@@ -316,6 +317,53 @@ async def test_who_was_put_off_and_moves_on_is_not_sent_without_an_intent(
         assert sorted(one for one, mailed in at.there("constantcontact").items() if mailed) == [
             BOB, "cyd@x.test", "u@x.test",
         ]  # fmt: skip
+
+
+async def test_what_a_lost_try_left_is_taken_away_though_that_was_put_off(
+    database: str, pool: Pool
+) -> None:
+    """Ann's move was lost, and she was deleted; taking away what it had left was put off together
+    with others. Taken up again, it was her old record that was left, and the new one was mailed."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        box = at.boxes["constantcontact"]
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            await moved(pool, flow, "t@x.test")
+            box.next_fault("cut_after", method="POST", path="/ws/customers/syncd_sandbox/contacts")
+            await sent_once(flow)
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await flow.look()
+            await pool.execute(
+                "update syncd.journal set due_at = now(), digest = null,"
+                """ receipt = '{"single": "1", "put off": "unsent"}'"""
+            )
+            await flow.pump(until_empty=True)
+        assert [one for one, mailed in at.there("constantcontact").items() if mailed] == [
+            "cyd@x.test", BOB,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("holds", "state"), [("t@x.test", "here"), (ANN, "withdrawn")])
+async def test_a_worker_that_died_taking_away_a_lost_try_says_nothing_of_the_record_before(
+    database: str, pool: Pool, holds: str, state: str
+) -> None:
+    """It counted as withdrawn, so that the next no at it would have been taken for our own."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        async with at.flows("constantcontact"):
+            await pool.execute("insert into syncd.worker (host, pid, version, alive_until)"
+                               " values ('gone', 1, '0', now() - interval '1 min')")  # fmt: skip
+            await pool.execute(
+                "insert into syncd.journal (destination_id, contact_id, wish, lane, state, claim,"
+                " claimed_by, email, holds, doubtful)"
+                " select d.id, 'ann', 'remove', 1, 'sent', 1, w.id, 't@x.test', $1, true"
+                "   from syncd.destination d, syncd.worker w where w.host = 'gone'", holds,
+            )  # fmt: skip
+            await reap(pool)
+        known = await pool.fetchrow("select state, digest from syncd.mirror where contact_id='ann'")
+        assert known is not None
+        assert (known["state"], known["digest"]) == (state, None)
 
 
 async def test_who_was_never_there_keeps_nobody_waiting_for_the_address(
