@@ -41,8 +41,12 @@ def judge(
         if entry.change.was is not None or entry.change.may_create:
             return entry
         return Absent("not there, and not to be created")
+    was = entry.change.was
+    if want is None and was is not None and found.email:  # not where a lost try was to bring it
+        was = was._replace(email=found.email)
     remote = found.remote or entry.change.remote
-    return entry._replace(change=entry.change._replace(remote=remote, may_create=False))
+    change = entry.change._replace(remote=remote, may_create=False, was=was)
+    return entry._replace(change=change)
 
 
 def is_taken(entry: Entry, found: Found) -> bool:

@@ -93,7 +93,7 @@ class Matcher:
         done = Matched()
         by_email = {row.email: row for row in _held_last(known.mirror.values())}
         tried = {one.email: one for one in known.tried.values() if one.email is not None}
-        for seen in records:
+        for seen in sorted(records, key=lambda one: not self._is_known(one, known, by_email)):
             owner = self._owner(seen, known, by_email, tried)
             if owner is None:
                 continue
@@ -137,6 +137,14 @@ class Matcher:
         wanting = known.holders.get(email)
         held = None if wanting is None else known.mirror.get(wanting)
         return None if held is not None and held.state in HELD else wanting
+
+    def _is_known(self, seen: Seen, known: Known, by_email: Mapping[str, Mirrored]) -> bool:
+        """Whether it is somebody's by its number; what else has the address is a second one."""
+        rows = (
+            known.mirror.get(known.prior.get(seen.remote_id, "")),
+            by_email.get(address(seen) or ""),
+        )
+        return any(row is not None and self._has(row, seen) for row in rows)
 
     def _has(self, row: Mirrored, seen: Seen) -> bool:
         """Whether the mirror says that this record is the contact's."""

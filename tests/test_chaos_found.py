@@ -1334,3 +1334,28 @@ async def test_a_no_after_a_lost_yes_that_was_seen_to_have_arrived_is_a_new_one(
         assert not at.mailed(provider, ANN)
         data = box.state.data  # that she was turned on after her first no was allowed
         (data.resubscribed if provider == "clevercampaign" else data.turned_on).clear()
+
+
+async def test_who_is_taken_away_after_a_lost_move_stays_at_the_address_there(
+    database: str, pool: Pool
+) -> None:
+    """Taking ann away wrote the address that the lost try was to bring: bob, who got that address,
+    was found in her record by the next scan, and his own was mailed whatever he said."""
+    options = {"clevercampaign": {"write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            box.next_fault("cut_before", method="PUT")
+            await moved(pool, flow, "t@x.test")
+            await sent_once(flow)
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            box.next_fault("cut_before", method="GET")
+            await sent_once(flow)
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert at.there("clevercampaign").get("t@x.test") is None
+        assert not at.mailed("clevercampaign", ANN)

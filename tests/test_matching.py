@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from syncd.matching import Known, Matcher, Mirrored, Tried
 from syncd.model import Seen
 
@@ -52,6 +54,16 @@ def test_of_doubles_the_first_is_kept_and_the_others_are_named() -> None:
     done = matcher().match(records, known(holders={"a@x.org": "new"}))
     assert done.owners == {"5": "new"}
     assert done.doubles == {"6": "5", "7": "5"}
+
+
+@pytest.mark.parametrize("prior", [{}, {"6": "new"}])
+def test_of_doubles_the_one_that_is_known_is_kept_wherever_it_stands(prior: dict[str, str]) -> None:
+    records = [Seen(one, "a@x.org", one != "5") for one in ("5", "6")]
+    facts = known(here("new", "a@x.org", "6"))
+    facts.prior = prior
+    done = matcher().match(records, facts)
+    assert (done.owners, done.doubles) == ({"6": "new"}, {"5": "6"})
+    assert done.notices == []
 
 
 def test_a_record_that_another_add_took_up_is_not_whoever_left_it() -> None:
