@@ -125,6 +125,11 @@ on conflict (destination_id, contact_id) do update
 update syncd.journal set left_lists = null
  where destination_id = $1::int and contact_id = any($2::text[]) and left_lists is not null;
 
+-- name: unsaid
+-- The intent was to turn mail off, and nothing was sent of it; what is in doubt is an earlier change.
+update syncd.journal set silenced = false
+ where destination_id = $1::int and contact_id = any($2::text[]);
+
 -- name: doubt_before
 -- What a lost try left at another address has been taken away. What tries before it made of the
 -- record that the mirror knows is in doubt as before: in which lists it is nobody has said.

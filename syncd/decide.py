@@ -305,6 +305,7 @@ def _removal(row: Row, entry: Row, rules: Rules, verb: Verb, look_first: bool) -
         row["contact_id"], change, None, email, entry["attempts"], entry["crashes"],
         row["m_state"], (), False, look_first, entry["receipt"], entry["digest"],
         entry["planned_at"], entry["email"], entry["sent_lists"] or (), bool(row["wanted"]),
+        silenced=bool(entry.get("silenced")),
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def hindered(entry: Entry) -> Settled:
 def _superseded(entry: Entry, outcome: Outcome) -> Settled:
     """A job was given something older than what the source says now: whatever came of it, the
     contact is due again, and nothing that was learned is thrown away (races 17)."""
-    again = Settled(entry, "due", _unknown(entry), outcome="superseded", attempt_used=False)
+    again = _in_part(Settled(entry, "due", outcome="superseded", attempt_used=False))
     known = entry.mirror_state in HELD
     if not isinstance(outcome, Applied):
         again = again._replace(doubtful=entry.change.doubtful)
@@ -102,6 +102,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
                 error=outcome.reason,
                 status=outcome.status,
                 here=-1 if off and entry.mirror_state in HELD else 0,
+                may_be_applied=not off,
             )
         case OptedOut() if _is_no_news(entry, outcome):
             known = entry.mirror_state in HELD
@@ -118,7 +119,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
         case Waits():
             why = f"waits for a scan of list {outcome.scan_of}"
             late = _later(entry, 30.0, why, doubtful=outcome.doubtful or entry.change.doubtful)
-            return late._replace(mirror=_unknown(entry)) if outcome.doubtful else late
+            return _in_part(late) if outcome.doubtful else late
         case Started():
             return Settled(
                 entry,
@@ -132,7 +133,7 @@ def _settled(entry: Entry, outcome: Outcome) -> Settled:
         case Postponed():
             after = outcome.after or backoff(entry.attempts)
             late = _later(entry, after, outcome.reason, doubtful=entry.change.doubtful, used=True)
-            return late._replace(mirror=_unknown(entry))
+            return _in_part(late)
 
 
 def _put_off(outcome: Started) -> Mapping[str, Any]:
@@ -144,6 +145,11 @@ def _is_no_news(entry: Entry, told: OptedOut) -> bool:
     """Whether nothing else was wanted: to write it down again would only plan it again."""
     want = entry.change.want
     return told.list_id is None and want is not None and not want.subscribed
+
+
+def _in_part(one: Settled) -> Settled:
+    """Some of it, or all, may have been applied."""
+    return one._replace(mirror=_unknown(one.entry), may_be_applied=True)
 
 
 def _unknown(entry: Entry) -> Literal["unknown"] | None:
@@ -219,6 +225,7 @@ def postponed(entry: Entry, error: ProviderError, outages: int) -> Settled:
             error=error.reason,
             status=error.status,
             receipt=receipt,
+            may_be_applied=True,
         )
     wait = backoff(outages, error.jitter)
     if error.status is None:

@@ -50,6 +50,7 @@ class Settled(NamedTuple):
     opt_out: OptedOut | None = None
     batch_cap: int | None = None
     here: int = 0  # how the number of mirror rows in state here changes
+    may_be_applied: bool = False  # by this try: where doubtful, that is not all of an earlier one
 
 
 class Settlements:
@@ -151,6 +152,9 @@ class Settlements:
             await connection.execute(
                 sql.journal.settle, self.destination_id, *columns, claim.number, lists, emails
             )
+        unsaid = [r.entry.contact_id for r in results if _unsaid(r)]
+        if unsaid := [one for one in unsaid if one not in lost]:
+            await connection.execute(sql.journal.unsaid, self.destination_id, unsaid)
         left = [r.entry.contact_id for r in results if r.entry.left_over and not r.doubtful]
         if left := [one for one in left if one not in lost]:
             await connection.execute(sql.journal.doubt_before, self.destination_id, left)
@@ -190,12 +194,12 @@ class Settlements:
             await connection.execute(sql.journal.withdraw_mirror, me, withdrawn)
         if deleted := [i for i in those("delete") if i not in lost]:
             await connection.execute(sql.journal.delete_mirror, me, deleted)
-        removals = {
+        removals = {  # not where nothing was sent, and the doubt is of an earlier change
             r.entry.contact_id
             for r in results
             if r.entry.change.want is None
             and not r.entry.left_over
-            and (r.doubtful or r.entry.contact_id in lost)
+            and ((r.doubtful and r.may_be_applied) or r.entry.contact_id in lost)
         }
         if unknown := sorted({*those("unknown"), *lost} - removals):
             await connection.execute(sql.journal.unknown_mirror, me, unknown)
@@ -260,6 +264,14 @@ def _tried_lists(one: Settled) -> str:
 
 def _doubt(one: Settled) -> bool:
     return one.doubtful if one.state != "done" else False
+
+
+def _unsaid(one: Settled) -> bool:
+    """Whether nothing was sent of what was to turn mail off, and no earlier try was to either."""
+    entry, want = one.entry, one.entry.change.want
+    off = not entry.left_over and (want is None or not want.subscribed)
+    again = one.state == "due" and one.doubtful and one.receipt is None
+    return off and again and not entry.silenced and not one.may_be_applied
 
 
 def _says_nothing_of_mail(one: Settled) -> bool:

@@ -1359,3 +1359,32 @@ async def test_who_is_taken_away_after_a_lost_move_stays_at_the_address_there(
             await flow.pump(until_empty=True)
         assert at.there("clevercampaign").get("t@x.test") is None
         assert not at.mailed("clevercampaign", ANN)
+
+
+async def test_a_removal_that_was_never_sent_does_not_make_the_next_no_our_own(
+    database: str, pool: Pool
+) -> None:
+    """The answer to a change of ann's was lost, she was deleted, and looking for her failed: she
+    counted as withdrawn. What she said herself then was taken for that, and ended by her return."""
+    options = {"clevercampaign": {"write_unsubscribe": True}}
+    async with company(database, pool, ["clevercampaign"], options=options) as at:
+        await at.backfill()
+        box = at.boxes["clevercampaign"]
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("update syncd.contact set first_name = 'B' where id = 'ann'")
+            await flow.look()
+            box.next_fault("cut_before", method="PUT")
+            await sent_once(flow)
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            box.next_fault("cut_before", method="GET")
+            await sent_once(flow)
+            box.act("unsubscribe", email=ANN)
+            await add(pool, "ann", ANN)
+            await flow.look()
+            await pool.execute("update syncd.journal set due_at = now()")
+            await flow.pump(until_empty=True)
+        assert not at.mailed("clevercampaign", ANN)
+        assert await pool.fetchval("select 1 from syncd.opt_out where email = $1", ANN)
