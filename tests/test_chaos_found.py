@@ -1388,3 +1388,92 @@ async def test_a_removal_that_was_never_sent_does_not_make_the_next_no_our_own(
             await flow.pump(until_empty=True)
         assert not at.mailed("clevercampaign", ANN)
         assert await pool.fetchval("select 1 from syncd.opt_out where email = $1", ANN)
+
+
+@pytest.mark.parametrize(
+    ("name", "when_gone", "options"),
+    [
+        ("clevercampaign", "withdraw", {"write_unsubscribe": True}),
+        ("clevercampaign", "delete", {}),
+        ("copernica", "withdraw", {}),
+        ("copernica", "delete", {}),
+    ],
+)
+async def test_a_no_that_nobody_has_read_yet_does_not_go_with_its_record(
+    database: str, pool: Pool, name: str, when_gone: str, options: dict[str, Any]
+) -> None:
+    """Ann said no, and was taken away there before that was read: elsewhere she was mailed on."""
+    names = [name, "constantcontact"]
+    more = {name: options} if name == "clevercampaign" else None
+    async with company(database, pool, names, options=more) as at:
+        await pool.execute(
+            "update syncd.destination set lists = array['news'], everyone = false, when_gone = $2"
+            " where name = $1", name, when_gone,
+        )  # fmt: skip
+        await at.backfill()
+        await pool.execute("update syncd.membership set list_id = 'vip' where contact_id = 'ann'")
+        at.boxes[name].act("unsubscribe", email=ANN)
+        async with at.flows(*names) as flows:
+            for _ in range(2):
+                for flow in flows.values():
+                    await flow.look()
+                    await flow.pump(until_empty=True)
+                    await flow.read()
+        assert not at.mailed(name, ANN)
+        assert not at.mailed("constantcontact", ANN)
+        assert await pool.fetchval("select count(*) from syncd.journal") == 0
+        assert await pool.fetchval(
+            "select m.state from syncd.mirror m join syncd.destination d on d.id = m.destination_id"
+            " where contact_id = 'ann' and d.name = $1",
+            name,
+        ) in ("withdrawn", None)
+
+
+async def test_who_is_not_there_and_in_doubt_waits_for_a_request_about_the_address_of_the_try(
+    database: str, pool: Pool
+) -> None:
+    """Known as absent at the very address that a lost try was sent to, ann was claimed though bob
+    was on his way to it: the claim as a whole was undone, or deadlocked with a pass."""
+    async with company(database, pool, ["copernica"]) as at:
+        await at.backfill()
+        async with at.flows("copernica") as flows:
+            journal, rules = flows["copernica"].journal, flows["copernica"].rules
+            await pool.execute("delete from syncd.contact where id = 'ann'")
+            await pool.execute("update syncd.mirror set state = 'absent' where contact_id = 'ann'")
+            await pool.execute(
+                "insert into syncd.journal (destination_id, contact_id, wish, lane, state, claim,"
+                " claimed_by, email, holds, doubtful)"
+                " select m.destination_id, m.contact_id, w.wish, 1, w.state, 1, w.worker, $1,"
+                "        case when w.state = 'sent' then $1 end, true"
+                "   from syncd.mirror m"
+                "   join (select 'ann' as id, 'remove' as wish, 'due' as state, null::int as worker"
+                "         union all select 'bob', 'upsert', 'sent', max(id) from syncd.worker) w"
+                "     on w.id = m.contact_id", ANN,
+            )  # fmt: skip
+            claim = await journal.claim(10, rules)
+        assert (claim.taken, claim.entries) == (1, [])
+        why = "select last_error from syncd.journal where contact_id = 'ann'"
+        assert await pool.fetchval(why) == "its address is in flight for another contact"
+
+
+async def test_who_is_known_as_absent_gets_the_record_that_somebody_gone_has_left_at_the_address(
+    database: str, pool: Pool
+) -> None:
+    """The mirror knew ann as absent at her address, and bob, who is gone, as withdrawn there: her
+    address was the same as before, so that nobody gave her his record, and she waited for ever."""
+    async with company(database, pool, ["clevercampaign"], contacts=("bob", "cyd")) as at:
+        await at.backfill()
+        async with at.flows("clevercampaign") as flows:
+            flow = flows["clevercampaign"]
+            await pool.execute("delete from syncd.contact where id = 'bob'")
+            await pool.execute("update syncd.mirror set state = 'withdrawn', digest = null,"
+                               " subscribed = false where contact_id = 'bob'")  # fmt: skip
+            await pool.execute(
+                "insert into syncd.mirror (destination_id, contact_id, email, state, subscribed)"
+                " select id, 'ann', $1, 'absent', false from syncd.destination", BOB,
+            )  # fmt: skip
+            await add(pool, "ann", BOB)
+            async with asyncio.timeout(10):
+                await flow.look()
+                await flow.pump(until_empty=True)
+        assert at.there("clevercampaign") == {BOB: True, "cyd@x.test": True}

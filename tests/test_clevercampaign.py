@@ -700,7 +700,7 @@ async def test_by_status_where_the_operator_says_so(box: Handle) -> None:
         assert await pushed(clever, drop(Verb.WITHDRAW, was, remote)) == Applied()
         one = there(box)["ann@x.org"]
         assert (one["mailable"], one["fields"]) == (False, {"firstname": "A"})
-        await pushed(clever, drop(Verb.DELETE, was, remote))
+        await pushed(clever, drop(Verb.DELETE, silent, remote))
         assert there(box) == {}
 
 

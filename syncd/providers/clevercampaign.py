@@ -265,6 +265,8 @@ async def _errand(work: Work) -> Outcome:
     by_status = work.options.write_unsubscribe
     if verb is Verb.PUT and want is not None and (want.subscribed or by_status):
         return await Put(work, want).run()
+    if verb is not Verb.ERASE and want is None and (no := await work.unread_no()):
+        return no
     if verb is Verb.WITHDRAW and by_status:
         return await withdraw_by_status(work)
     return await Leave(work).run()

@@ -80,6 +80,14 @@ class Work:
                 )
         return None
 
+    async def unread_no(self) -> OptedOut | None:
+        """A no that no reading has told of yet: it would go with the record, or look like ours."""
+        was, change = self.change.was, self.change
+        if self.contact_id is None or change.doubtful or was is None or not was.subscribed:
+            return None
+        found = await self.account.by_id(self.contact_id)
+        return None if found is None else self.refusal([found])
+
     def explained(self, method: str, told: Told, setting: str) -> str:
         """The provider's words; with the setting to correct, where they may be about the path."""
         if told.status not in _WRONG_PATH:

@@ -7,7 +7,17 @@ was applied, no fault says that nothing was. Reference, sections 3e, 5 and 6.
 from __future__ import annotations
 
 from syncd.errors import Ambiguous, Indivisible, ProviderError, Unintelligible
-from syncd.model import Absent, Applied, Change, Outcome, Person, Rejected, Vanished, Verb
+from syncd.model import (
+    Absent,
+    Applied,
+    Change,
+    OptedOut,
+    Outcome,
+    Person,
+    Rejected,
+    Vanished,
+    Verb,
+)
 from syncd.providers.copernica_alive import Alive
 from syncd.providers.copernica_answers import Profile, Told
 from syncd.providers.copernica_calls import Calls, condition
@@ -221,7 +231,7 @@ class Errand:
                 return Applied()
             number = str(found.remote["id"])
         if change.verb is Verb.DELETE:
-            return await self._delete(number)
+            return await self._unread_no(database, number) or await self._delete(number)
         return await self._withdraw(database, number)
 
     async def _withdraw(self, database: Database, number: str) -> Outcome:
@@ -237,6 +247,14 @@ class Errand:
             }
         outcome = await self._update(database, number, fields)
         return Applied() if isinstance(outcome, Vanished) else outcome
+
+    async def _unread_no(self, database: Database, number: str) -> OptedOut | None:
+        """A no that no reading has told of yet: it would go with the profile."""
+        was = self._change.was
+        if was is None or not was.subscribed or self._change.doubtful:
+            return None
+        seen = await self._calls.profile(number)
+        return None if seen is None or database.is_ours(seen) else no_of(database, seen)
 
     async def _delete(self, number: str, *, completely: bool = False) -> Outcome:
         told = await self._calls.delete(number, completely=completely)
