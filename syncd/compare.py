@@ -92,11 +92,13 @@ class Compare:
         are in step and have no journal row do not come out. Who is gone is never in step, also
         where what the provider has is not known (no digest on either side).
         """
-        crowded = "false"
-        if self.crowds:  # `offset 0`: for each, by the index; never hashed for all of them
-            crowded = f"""m.state <> 'here' and exists (
+        whose, which = (
+            ("<> 'here'", "") if self.crowds else ("= 'absent'", " and o.state <> 'absent'")
+        )
+        # `offset 0`: for each, by the index; never hashed for all of them
+        crowded = f"""m.state {whose} and exists (
            select 1 from syncd.mirror o
-            where o.destination_id = {self.desired.destination_id} and o.email = m.email
+            where o.destination_id = {self.desired.destination_id} and o.email = m.email{which}
               and o.contact_id <> k.contact_id offset 0)"""
         return f"""
 with d as materialized (

@@ -124,7 +124,7 @@ def decide(row: Row, entry: Row, rules: Rules) -> Decision:
 
 
 def _is_contested(row: Row, sent: Entry) -> bool:
-    if row["tried_in_flight"] is not None and sent.email not in (row["email"], row["m_email"]):
+    if row["tried_in_flight"] is not None and sent.email not in (row["email"], _there(row)):
         return True  # it is about the address of a lost try, or one that is to be erased
     return row["in_flight"] is not None and not sent.left_over
 
@@ -300,7 +300,7 @@ def _removal(row: Row, entry: Row, rules: Rules, verb: Verb, look_first: bool) -
         row["contact_id"], verb, None, was, _json(row["m_remote"]), False, False,
         entry["doubtful"], _missed(row, entry),
     )  # fmt: skip
-    email = row["m_email"] or entry["email"] or ""
+    email = _there(row) or entry["email"] or ""
     return Entry(
         row["contact_id"], change, None, email, entry["attempts"], entry["crashes"],
         row["m_state"], (), False, look_first, entry["receipt"], entry["digest"],

@@ -176,13 +176,13 @@ class Planner(Guard):
                 return Passed(len(keys), rows)
         else:
             rows = await self._compare(connection, keys, force)
-        moved = [row for row in rows if row["email"] != row["m_email"]]
+        moved = self._moved(rows)
         crowded = {row["m_email"] for row in rows if row["crowded"]}
         if moved or crowded or (shares and await self._share(connection, keys)):
             extra = await self._close_over_addresses(connection, moved, set(keys), crowded)
             keys = sorted({*keys, *extra})
             rows = await self._compare(connection, keys, force)
-            moved = [row for row in rows if row["email"] != row["m_email"]]
+            moved = self._moved(rows)
             if changed := await self._exchange(connection, moved, keys):
                 # At the end of a chain stands somebody whom no address of these keys led to.
                 keys = sorted({*keys, *changed})
@@ -190,6 +190,15 @@ class Planner(Guard):
         planned = self.classified(rows, full=full_run is not None, force=force)
         held = await self.journal(connection, planned, full_run, force=force, doubtful=doubtful)
         return Passed(len(keys), len(planned), held)
+
+    def _moved(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Who is to be at another address than the mirror says; or at that very one, where another
+        one's record is there, and the contact is known as absent."""
+        return [
+            row for row in rows
+            if row["email"] != row["m_email"]
+            or (self.key != "ours" and row["crowded"] and row["m_state"] == "absent")
+        ]  # fmt: skip
 
     async def _share(self, connection: Connection, keys: Sequence[str]) -> bool:
         return bool(
