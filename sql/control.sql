@@ -20,14 +20,17 @@ with halted as (
 select id from halted;
 
 -- name: held_plans
-select p.id, d.name as destination, p.kind,
-       (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
-       + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id) as rows,
-       p.reason
-  from syncd.plan p
-  join syncd.destination d on d.id = p.destination_id
- where p.state = 'held' and ($1::text[] is null or d.name = any($1::text[]))
- order by d.name, p.id;
+-- One of which nothing is left asks nobody anything: the next pass that comes upon it ends it.
+select h.id, h.destination, h.kind, h.rows, h.reason
+  from (select p.id, d.name as destination, p.kind, p.reason,
+               (select count(*) from syncd.journal j where j.plan_id = p.id and j.state = 'held')
+               + (select count(distinct x.contact_id) from syncd.missing x where x.plan_id = p.id)
+                   as rows
+          from syncd.plan p
+          join syncd.destination d on d.id = p.destination_id
+         where p.state = 'held' and ($1::text[] is null or d.name = any($1::text[]))) h
+ where h.rows > 0
+ order by h.destination, h.id;
 
 -- name: lock_feed_of_plan
 -- Every pass locks its feed row first; so does a decision, so that no pass adds rows meanwhile.

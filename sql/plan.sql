@@ -157,8 +157,17 @@ select f.here + coalesce((select sum(t.n) from syncd.tally t
   from syncd.feed f where f.destination_id = $1::int;
 
 -- name: undecided_plan
-select id, state from syncd.plan
- where destination_id = $1::int and kind = $2::text and state in ('open', 'held');
+-- Not one that holds nothing any more: the pass that comes upon it ends it.
+select p.id, p.state from syncd.plan p
+ where p.destination_id = $1::int and p.kind = $2::text
+   and (p.state = 'open'
+        or (p.state = 'held'
+            and exists (select 1 from syncd.journal j
+                         where j.plan_id = p.id and j.state = 'held')));
+
+-- name: end_emptied
+-- Held plans ($2 null: of every kind) end whose last row has gone, or is among $3, about to go.
+select syncd.end_emptied($1::int, $2::text, $3::text[]);
 
 -- name: take_room
 select r.held, r.passes

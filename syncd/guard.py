@@ -54,6 +54,7 @@ class Guard:
         plans: dict[Counted | None, int | None] = {None: None}
         for one in KINDS:
             if n := counts[one]:
+                await self.end_emptied(connection, one, _leaving(one, rows))
                 plans[one] = await self._plan_for(connection, one, n, full_run)
         plan_ids = [plans[row.counted] for row in rows]
         await self._write(connection, rows, plan_ids, None, force, doubtful)
@@ -107,6 +108,17 @@ class Guard:
         assert room is not None
         return room
 
+    async def end_emptied(
+        self, connection: Connection, kind: Counted | None = None, leaving: Sequence[str] = ()
+    ) -> None:
+        """A held plan of which nothing is left ends: nobody need decide, and nothing waits with it.
+
+        kind: None for every one.  leaving: whose rows this transaction frees. The feed is locked.
+        """
+        me = self.destination.id
+        if await connection.fetchval(sql.plan.end_emptied, me, kind, leaving):
+            log.info("held plan is empty and ends", destination=self.destination.name, kind=kind)
+
     async def reason(self, connection: Connection, kind: Counted, n: int) -> str:
         """Why a plan is held, for the person who is to decide."""
         d = self.destination
@@ -123,6 +135,7 @@ class Guard:
 
         What is released is made due by `control.release_decided`, in blocks.
         """
+        await self.end_emptied(connection)
         held = 0
         for plan in await connection.fetch(sql.plan.open_plans, self.destination.id):
             if (await self._take_room(connection, plan["kind"], plan["rows"]))["passes"]:
@@ -133,3 +146,9 @@ class Guard:
                 log.warning("plan held", destination=self.destination.name, plan=plan["id"])
                 held += plan["rows"]
         return held
+
+
+def _leaving(kind: Counted, rows: Sequence[Planned]) -> Sequence[str]:
+    """Who does not stay in a held plan of this kind: who is free, or has another wish."""
+    wish = "remove" if kind == "remove" else "upsert"
+    return [row.contact_id for row in rows if row.counted is None or row.wish != wish]

@@ -189,6 +189,8 @@ class Planner(Guard):
                 rows = await self._compare(connection, keys, force)
         planned = self.classified(rows, full=full_run is not None, force=force)
         held = await self.journal(connection, planned, full_run, force=force, doubtful=doubtful)
+        if any(row["j_state"] == "held" for row in rows):
+            await self.end_emptied(connection)
         return Passed(len(keys), len(planned), held)
 
     def _moved(self, rows: Sequence[Row]) -> Sequence[Row]:

@@ -130,6 +130,45 @@ async def test_a_trickle_of_removals_is_held_as_soon_as_it_adds_up(at: Desk) -> 
     await held(at, "remove", 9, "it would remove 3 contacts after 3 within a day, of 17 there")
 
 
+async def test_a_held_plan_that_was_mended_in_the_source_is_over(at: Desk) -> None:
+    """Nothing is left of it: nobody is asked any more, and the next no is sent at once."""
+    await in_step(at)
+    await subscribe(at, False, *PEOPLE[:10])
+    await held(at, "opt_out", 10, "it would silence 10 contacts")
+    dead = await at.pool.fetchval("select id from syncd.plan")
+
+    await subscribe(at, True, *PEOPLE[:10])
+
+    told = (await at("status", "--json")).json["destinations"]["ct"]
+    assert told["in_step"], told["why"]
+    ended = await at("approve", str(dead), "--rows", "10", code=78)
+    assert "is not held (any more)" in ended.err
+    [plan] = await at.pool.fetch("select state, decided_by from syncd.plan")
+    assert tuple(plan) == ("discarded", "syncd: nothing is left of it")
+    await subscribe(at, False, "c00")
+    assert mailed(at) == 19
+    assert not await at.mailable("c00")
+    assert (await at("status", "--json")).json["destinations"]["ct"]["in_step"]
+
+
+async def test_the_guard_judges_anew_whom_a_mended_plan_no_longer_holds(at: Desk) -> None:
+    """As many as before are held again, with a reason and a number of their own."""
+    await in_step(at)
+    await subscribe(at, False, *PEOPLE[:10])
+    await subscribe(at, True, *PEOPLE[:10])
+    await subscribe(at, False, *PEOPLE[10:16])
+
+    await held(at, "opt_out", 6, "it would silence 6 contacts, of 20 there")
+    assert mailed(at) == 20
+
+
+async def subscribe(at: Desk, yes: bool, *ids: str) -> None:
+    """The source says so, and it is planned and sent as far as the guard lets it pass."""
+    statement = "update syncd.contact set subscribed = $1 where id = any($2::text[])"
+    await at.pool.execute(statement, yes, list(ids))
+    await at.settle()
+
+
 async def test_two_destinations_that_write_the_same_place_are_told_what_to_change(
     at: Desk,
 ) -> None:

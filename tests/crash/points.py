@@ -17,7 +17,7 @@ MODES: tuple[Mode, ...] = ("exit", "before", "after")
 WRITES = re.compile(
     r"\b(insert\s+into|update\s+(?:only\s+)?syncd\.|delete\s+from|truncate)\b"
     r"|\bupdate\s+syncd\.|\bsyncd\.(claim|claim_job|draw|take_room|plan_waits|trim_change"
-    r"|keep_deliveries|blot_out)\(",
+    r"|keep_deliveries|blot_out|end_emptied)\(",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(r"--.*")

@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 import support
-from support import blocked, gone, holding, many, put, rename, world
+from support import World, blocked, gone, holding, many, put, rename, world
 
 from syncd import control, db, sql
 from syncd.db import Pool
@@ -16,6 +16,7 @@ from syncd.model import Can
 from syncd.source import PATTERNS
 from syncd.sql import parse
 
+SILENCE = "update syncd.contact set subscribed = false"
 ALL = "update syncd.contact set first_name = 'B'"
 
 
@@ -767,7 +768,104 @@ async def test_a_contact_deleted_and_back_under_another_address_is_removed_and_m
         assert before not in w.acme.records
 
 
+async def test_a_pass_that_empties_a_held_plan_does_not_hold_whom_it_brings_besides(
+    pool: Pool,
+) -> None:
+    """29: those who return and the one who goes are planned together; the guard lets one pass."""
+    async with world(pool, guard_floor=2, guard_percent=0) as w:
+        await _held_opt_outs(w, 5)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("update syncd.contact set subscribed = true")
+            await connection.execute(f"{SILENCE} where id = 'c00009'")
+        await w.hand.drain()
+
+        assert await w.hand.held() == {}
+        assert await w.hand.rows() == {}
+        assert not (await w.hand.mirror())["c00009"]["subscribed"]
+        assert await pool.fetchval("select count(*) from syncd.plan where state = 'held'") == 0
+
+
+async def test_a_full_pass_judges_anew_whom_an_emptied_plan_would_have_held(pool: Pool) -> None:
+    """29: the triggers saw neither; what the plan holds has returned in an earlier window."""
+    async with world(pool, guard_floor=2, guard_percent=0) as w:
+        await _held_opt_outs(w, 5)
+        await _unseen(pool, "update syncd.contact set subscribed = id <> 'c00009'")
+        await w.hand.full()
+        await w.hand.drain()
+
+        assert await w.hand.held() == {}
+        assert not (await w.hand.mirror())["c00009"]["subscribed"]
+
+
+async def test_a_held_plan_stays_while_one_row_does(pool: Pool) -> None:
+    """29: four of five return, and one more goes: it waits with the fifth, under the same id."""
+    async with world(pool, guard_floor=2, guard_percent=0) as w:
+        await _held_opt_outs(w, 5)
+        [before] = await control.held_plans(pool)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("update syncd.contact set subscribed = id = 'c00009'")
+            await connection.execute("update syncd.contact set subscribed = id <> 'c00005'")
+            await connection.execute(f"{SILENCE} where id = 'c00009'")
+        await w.hand.plan()
+        [after] = await control.held_plans(pool)
+
+        assert (after.id, after.rows) == (before.id, 2)
+        assert set(await w.hand.rows()) >= {"c00005", "c00009"}
+        with pytest.raises(ConfigError, match="has shrunk: it now has 2 rows, not 5"):
+            await control.approve(pool, before.id, 5, "test")
+
+
+async def test_a_plan_whose_one_row_is_in_flight_does_not_end(pool: Pool) -> None:
+    """29 and 1: it comes back as held; ended meanwhile, nobody could decide about it ever."""
+    async with world(pool, guard_floor=0, guard_percent=0) as w:
+        await many(pool, 2)
+        await w.hand.drain()
+        await pool.execute("update syncd.contact set first_name = 'B' where id = 'c00001'")
+        await w.hand.plan()
+        [plan] = await control.held_plans(pool)
+        await control.approve(pool, plan.id, 1, "test")
+        assert (await w.hand.claim()).entries
+        await gone(pool, "c00001")
+        await w.hand.plan()  # the plan to remove it has no row but the one in flight
+        assert await w.hand.held() == {}
+        await gone(pool, "c00002")
+        await w.hand.plan()
+        await w.hand.die()
+
+        assert await w.hand.held() == {"remove": 2}
+
+
+async def test_a_plan_that_is_approved_as_a_pass_empties_it_is_decided_once(pool: Pool) -> None:
+    """29: a person and a pass come upon it at the same moment; both take the feed's lock."""
+    async with world(pool, guard_floor=2, guard_percent=0) as w:
+        await _held_opt_outs(w, 5)
+        [plan] = await control.held_plans(pool)
+        await pool.execute("update syncd.contact set subscribed = true")
+        async with holding(pool, "select * from syncd.feed for update"):
+            passing = asyncio.create_task(w.hand.plan())
+            await blocked(pool, 1)
+            deciding = asyncio.create_task(control.approve(pool, plan.id, 5, "test"))
+            await blocked(pool, 2)
+        _, decided = await asyncio.gather(passing, deciding, return_exceptions=True)
+        await w.hand.drain()
+
+        assert decided == 5 or "is not held (any more)" in str(decided)
+        assert await w.hand.rows() == {}
+        assert len(w.acme.mailed()) == 10
+        [state] = await pool.fetch("select state, decided_by from syncd.plan")
+        assert state["state"] in ("discarded", "approved")
+
+
 # ── Parts ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def _held_opt_outs(w: World, n: int) -> None:
+    """Ten contacts, in step; that *n* of them are to be silenced waits for a person."""
+    await many(w.pool, 10)
+    await w.hand.drain()
+    await w.pool.execute(f"{SILENCE} where id <= $1", f"c{n:05d}")
+    await w.hand.plan()
+    assert await w.hand.held() == {"opt_out": n}
 
 
 async def _unseen(pool: Pool, statement: str) -> None:
