@@ -300,6 +300,9 @@ update syncd.erasure r
 -- name: tombs
 select count(*) as n, coalesce(array_agg(distinct key_id), '{}') as keys from syncd.tombstone;
 
+-- name: tombs_by_key
+select key_id, count(*) as n from syncd.tombstone group by key_id;
+
 -- name: buried
 select hash, erasure_id, made_at from syncd.tombstone where hash = any($1::text[]);
 

@@ -13,6 +13,9 @@ insert into syncd.secret (name, sealed) values ($1::text, $2::bytea)
 -- Whoever is second uses what the first one made.
 insert into syncd.secret (name, sealed) values ($1::text, $2::bytea) on conflict (name) do nothing;
 
+-- name: lock
+select sealed from syncd.secret where name = $1::text for update;
+
 -- name: remove
 delete from syncd.secret where name = $1::text returning name;
 

@@ -105,7 +105,7 @@ class Secrets:
         Raises ConfigError naming the places looked at when there is none, or why it is unusable.
         """
         _check_name(name)
-        value = self._file(name) or self._environ.get(variable(name)) or await self._sealed(name)
+        value = self.outside_table(name) or await self.sealed(name)
         if value is None:
             folder = self._environ.get("CREDENTIALS_DIRECTORY")
             raise ConfigError(
@@ -133,7 +133,7 @@ class Secrets:
         return await self.get(name)
 
     async def _is_missing(self, name: str) -> bool:
-        return not (self._file(name) or self._environ.get(variable(name))) and (
+        return not self.outside_table(name) and (
             self._pool is None or await self._pool.fetchval(sql.secret.sealed, name) is None
         )
 
@@ -175,13 +175,29 @@ class Secrets:
 
     async def set(self, name: str, value: str) -> None:
         """Seal *value* and keep it in the table, in place of an older one."""
-        _check_name(name)
-        if not value.strip():
-            raise ConfigError(
-                f"secret {name!r}: an empty value; `syncd secret remove` takes it out"
-            )
+        _check_value(name, value)
         sealed = self._seal().encrypt(value.encode())
         await self._table().execute(sql.secret.keep, name, sealed)
+
+    async def set_above(self, name: str, value: str) -> None:
+        """As `set`, with the lines that the table has already under those of *value*.
+
+        ConfigError where none of the keys opens these.
+        """
+        sealing, fresh = self._seal(), lines(value)
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(sql.secret.keep_first, name, sealing.encrypt(value.encode()))
+            sealed = await connection.fetchval(sql.secret.lock, name)
+            try:
+                before = lines(sealing.decrypt(sealed).decode())
+            except (InvalidToken, UnicodeDecodeError):
+                raise ConfigError(self._closed(name)) from None
+            both = "\n".join(dict.fromkeys([*fresh, *before]))
+            await connection.execute(sql.secret.keep, name, sealing.encrypt(both.encode()))
+
+        _check_value(name, value)
+        await transact(self._table(), work)
 
     def check_sealable(self, name: str) -> None:
         """ConfigError unless what `set` keeps under this name would be what `get` gives out."""
@@ -223,11 +239,16 @@ class Secrets:
             return []
         return sorted(path for path in Path(folder).iterdir() if path.is_file())
 
+    def outside_table(self, name: str) -> str | None:
+        """The value of the credentials directory, else of the environment."""
+        return self._file(name) or self._environ.get(variable(name)) or None
+
     def _file(self, name: str) -> str | None:
         found = (_read(path) for path in _places(self._environ, name))
         return next((text for text in found if text is not None), None)
 
-    async def _sealed(self, name: str) -> str | None:
+    async def sealed(self, name: str) -> str | None:
+        """The value that the table has; ConfigError where it has one that cannot be read here."""
         try:
             sealed = await self._pool.fetchval(sql.secret.sealed, name) if self._pool else None
         except asyncpg.InsufficientPrivilegeError:  # an operator's role, or a reader's
@@ -275,6 +296,17 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot be the name of a secret: 1 to 128 letters, digits and _ . - ; not"
             f" {', '.join(sorted(RESERVED))}"
         )
+
+
+def _check_value(name: str, value: str) -> None:
+    _check_name(name)
+    if not value.strip():
+        raise ConfigError(f"secret {name!r}: an empty value; `syncd secret remove` takes it out")
+
+
+def lines(value: str) -> Sequence[str]:
+    """The values of a secret that holds several, one a line."""
+    return [line.strip() for line in value.splitlines() if line.strip()]
 
 
 def _read(path: Path) -> str | None:

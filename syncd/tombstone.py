@@ -16,7 +16,8 @@ from syncd import sql
 from syncd.db import Connection, Pool
 from syncd.errors import ConfigError
 from syncd.model import Notice, Seen
-from syncd.secrets import Secrets, variable
+from syncd.secrets import KEY_VARIABLE, Secrets, lines, variable
+from syncd.words import count
 
 NAME = "tombstone"
 
@@ -64,7 +65,7 @@ class Tombstones:
                 text = await self.secrets.get(NAME)
         except ConfigError as error:
             raise ConfigError(_advice(there["n"], error)) from None
-        keys = [line.strip().encode() for line in text.splitlines() if line.strip()]
+        keys = [line.encode() for line in lines(text)]
         if lost := set(there["keys"]) - {key_id(key) for key in keys}:
             raise ConfigError(
                 f"secret {NAME!r} is another one than {len(lost)} of those that the tombstones of"
@@ -88,6 +89,54 @@ class Tombstones:
             may_be_made = there is not None and not there["n"] and self.secrets.can_seal
             return None if may_be_made else str(error)
         return None
+
+    # ── The sealed secret ───────────────────────────────────────────────────────────────────
+
+    async def seal(self, value: str) -> None:
+        """Seal *value* as the secret, above what is sealed already: tombstones were made with that.
+
+        ConfigError where tombstones need what is sealed, and it cannot be read here.
+        """
+        try:
+            await self.secrets.sealed(NAME)
+        except ConfigError:
+            if n := await self._needing_the_sealed(value):
+                raise ConfigError(
+                    f"{count(n, 'tombstone')} of erased people may need the secret {NAME!r} that"
+                    f" is sealed, and no key in {KEY_VARIABLE} opens it: add the one that it was"
+                    " sealed with, or give the value that it had, on a line under the new one"
+                ) from None
+            await self.secrets.set(NAME, value)
+        else:
+            await self.secrets.set_above(NAME, value)
+
+    async def remove(self) -> bool:
+        """Take the sealed secret out; False if there is none. ConfigError where tombstones need it:
+        whoever was erased would be a stranger."""
+        if n := await self._needing_the_sealed():
+            raise ConfigError(
+                f"secret {NAME!r} is not removed: {count(n, 'tombstone')} of erased people need"
+                " it, and without it nothing is sent, for nobody could tell who was erased."
+                f" `syncd secret set {NAME}` puts a new value above it"
+            )
+        return await self.secrets.remove(NAME)
+
+    async def _needing_the_sealed(self, value: str = "") -> int:
+        """How many tombstones nobody can look for without what is sealed, *value* aside."""
+        known = [*lines(value), *lines(self.secrets.outside_table(NAME) or "")]
+        needed: set[str] | None
+        try:
+            sealed = await self.secrets.sealed(NAME)
+            needed = {key_id(line.encode()) for line in lines(sealed or "")}
+        except ConfigError:
+            needed = None  # it cannot be read here: it may be the one for all the others
+        rows = await self.pool.fetch(sql.erasure.tombs_by_key)
+        others = {key_id(line.encode()) for line in known}
+        return sum(
+            row["n"]
+            for row in rows
+            if row["key_id"] not in others and (needed is None or row["key_id"] in needed)
+        )
 
     # ── Looking ─────────────────────────────────────────────────────────────────────────────
 

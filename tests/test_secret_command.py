@@ -11,7 +11,10 @@ import service
 from cmdline import Done, environment, syncd
 from cryptography.fernet import Fernet
 
-from syncd.secrets import variable
+from syncd import sql
+from syncd.db import Pool
+from syncd.secrets import Secrets, sealing_keys, variable
+from syncd.tombstone import Tombstones, key_id, of_contact
 
 VALUE = '{"account_id":"TEST-0A0-000-0A0Z","passcode":"JDG-PAS-CODE"}'
 
@@ -97,3 +100,88 @@ async def test_without_a_key_nothing_is_kept_and_the_remedy_is_named(database: s
     assert done.code == 78
     assert "SYNCD_SECRET_KEY" in done.err
     assert "JDG-PAS-CODE" not in done.err
+
+
+# ── The key of tombstones ───────────────────────────────────────────────────────────────────
+
+
+async def buried(database: str, pool: Pool) -> dict[str, str]:
+    """Ann was erased, under a key that was made and sealed and that nobody was shown; the
+    environment in which it can be opened."""
+    env = environment(database, SYNCD_SECRET_KEY=Fernet.generate_key().decode())
+    made = tombstones(pool, env)
+    key, *_ = await made.keys(make=True)
+    await pool.execute("insert into syncd.erasure (contact_id) values ('ann')")
+    number = await pool.fetchval("select id from syncd.erasure")
+    ann = of_contact(key, "default", "ann")
+    await pool.execute(sql.erasure.bury, [ann], [number], key_id(key))
+    return env
+
+
+def tombstones(pool: Pool, env: dict[str, str]) -> Tombstones:
+    return Tombstones(pool, Secrets(pool, env, sealing_keys(env)))
+
+
+async def is_known(pool: Pool, env: dict[str, str]) -> bool:
+    """Whether Ann is still told from others."""
+    return "ann" in await tombstones(pool, env).of_contacts(pool, "default", [("ann", None)])
+
+
+async def test_the_key_of_tombstones_is_not_removed_while_there_are_any(
+    database: str, pool: Pool
+) -> None:
+    env = await buried(database, pool)
+    other = environment(database, SYNCD_SECRET_KEY=Fernet.generate_key().decode())
+
+    for host in (env, other, environment(database)):  # nor where it cannot be opened
+        refused = await syncd("secret", "remove", "tombstone", env=host)
+        assert refused.code == 78
+        assert "1 tombstone of erased people need it" in " ".join(refused.err.split())
+    assert await is_known(pool, env)
+
+    await pool.execute("delete from syncd.tombstone")
+    assert (await syncd("secret", "remove", "tombstone", env=env)).code == 0
+    assert (await syncd("secret", "remove", "tombstone", env=env)).code == 1
+
+
+async def test_the_key_of_tombstones_is_removed_where_a_person_has_it_too(
+    database: str, pool: Pool
+) -> None:
+    env = await buried(database, pool)
+    value = await Secrets(pool, env, sealing_keys(env)).get("tombstone")
+    env["SYNCD_SECRET_TOMBSTONE"] = f"a newer one\n{value}"
+
+    assert (await syncd("secret", "remove", "tombstone", env=env)).code == 0
+    assert await is_known(pool, env)
+
+
+async def test_a_new_key_of_tombstones_goes_above_the_one_that_is_sealed(
+    database: str, pool: Pool
+) -> None:
+    env = await buried(database, pool)
+    old, *_ = await tombstones(pool, env).keys()
+
+    for value in ("a newer one", "a newer one"):  # said twice it is there once
+        assert (await _set(env, "tombstone", value)).code == 0
+
+    assert await tombstones(pool, env).keys() == [b"a newer one", old]
+    assert await is_known(pool, env)
+    assert (await syncd("secret", "remove", "tombstone", env=env)).code == 78
+
+
+async def test_a_key_of_tombstones_that_cannot_be_opened_is_not_written_over(
+    database: str, pool: Pool
+) -> None:
+    """Unless the value is given that it had: then nothing is lost."""
+    env = await buried(database, pool)
+    old, *_ = await tombstones(pool, env).keys()
+    other = environment(database, SYNCD_SECRET_KEY=Fernet.generate_key().decode())
+
+    refused = await _set(other, "tombstone", "a newer one")
+    assert refused.code == 78
+    assert "add the one that it was sealed with" in " ".join(refused.err.split())
+    assert (await _set(environment(database), "tombstone", "a newer one")).code == 78
+    assert await is_known(pool, env)
+
+    assert (await _set(other, "tombstone", f"a newer one\n{old.decode()}")).code == 0
+    assert await is_known(pool, other)

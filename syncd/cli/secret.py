@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from syncd import tombstone
 from syncd.app import App
 from syncd.cli import Config, Json, app, command, opened_app, output
 from syncd.errors import ConfigError
@@ -23,10 +24,16 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A secret's name.")]
 
 @command(example="syncd secret set marketing < credential.json", name="set", group=secret)
 async def set_(name: Name, json: Json = False, config: Config = None) -> None:
-    """Seal a credential: asked for on a terminal, else read from standard input. Never argv."""
+    """Seal a credential: asked for on a terminal, else read from standard input. Never argv.
+
+    The key of tombstones is kept: a new value of `tombstone` goes above what is sealed.
+    """
     value = _asked(name)
     async with opened_app(config) as made:
-        await _sealed(made).set(name, value)
+        if name == tombstone.NAME:
+            await _tombstones(made).seal(value)
+        else:
+            await _sealed(made).set(name, value)
     output(json, {"set": name}, lambda console: console.print(f"secret {name!r} is sealed"))
 
 
@@ -44,7 +51,10 @@ async def list_(json: Json = False, config: Config = None) -> None:
 async def remove(name: Name, json: Json = False, config: Config = None) -> int:
     """Take a credential out of the table."""
     async with opened_app(config) as made:
-        was_there = await made.secrets.remove(name)
+        if name == tombstone.NAME:
+            was_there = await _tombstones(made).remove()
+        else:
+            was_there = await made.secrets.remove(name)
     says = f"secret {name!r} is removed" if was_there else f"there is no secret {name!r} there"
     output(json, {"removed": was_there}, lambda console: console.print(says))
     return 0 if was_there else 1
@@ -64,6 +74,10 @@ def _asked(name: str) -> str:
     if sys.stdin.isatty():
         return str(typer.prompt(f"{name} (JSON)", hide_input=True, err=True))
     return sys.stdin.read().strip()
+
+
+def _tombstones(made: App) -> tombstone.Tombstones:
+    return tombstone.Tombstones(made.pool, _sealed(made))
 
 
 def _sealed(made: App) -> Secrets:
