@@ -18,13 +18,13 @@ import structlog
 from syncd import db, faults, sql
 from syncd.backfill_part import Part
 from syncd.bells import first_of
-from syncd.condition import CREATES
+from syncd.condition import CONFIGURATION, CREATES
 from syncd.control import Destination
 from syncd.errors import ConfigError, DatabaseUnreachable, Fenced, ProviderError
 from syncd.estimate import estimate
 from syncd.members import list_id, plan_members
 from syncd.outcomes import backoff
-from syncd.serve import CONFIGURATION, FOLLOWED
+from syncd.serve import FOLLOWED
 from syncd.words import count
 
 if TYPE_CHECKING:

@@ -20,6 +20,8 @@ from syncd.errors import ConfigError, DatabaseUnreachable, SyncdError
 from syncd.model import Finding
 from syncd.secrets import KEY_VARIABLE, sealing_keys
 from syncd.settings import Settings, load, shown_url
+from syncd.tombstone import NAME as TOMBSTONE
+from syncd.tombstone import Tombstones
 
 OLDEST, NEWEST = 14, 18  # versions of PostgreSQL that every release is tested with
 CLOCKS = 5.0  # seconds the host and the database may differ
@@ -96,8 +98,22 @@ async def _inside(app: App, names: Sequence[str], probe: bool) -> AsyncIterator[
     if not everyone:
         remedy = "`syncd init` writes an example; `syncd apply FILE` reads it"
         yield Finding("destinations", "warning", "there is none yet", remedy)
+    async for finding in _erased(app):
+        yield finding
     async for finding in _destinations(app, chosen, everyone, probe):
         yield finding
+
+
+async def _erased(app: App) -> AsyncIterator[Finding]:
+    """Where people were erased and this host cannot tell whom, nothing may be sent."""
+    try:
+        await Tombstones(app.pool, app.secrets).check()
+    except ConfigError as error:
+        remedy = f"give this host the secret {TOMBSTONE!r} (or the key that it was sealed with)"
+        for fault in error.faults:
+            yield Finding("tombstones", "error", fault, remedy, error.exit_code)
+    except asyncpg.PostgresError as error:
+        yield of_database("tombstones", error)
 
 
 # ── The database ────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ import asyncpg
 from syncd import account, sql
 from syncd.assemble import NOT_OF_THE_WIRE, Assembled, desired_of, learn, limits_of, options_of
 from syncd.check_people import doubles, sample
+from syncd.condition import CONFIGURATION, CREATES
 from syncd.control import Destination
 from syncd.errors import ConfigError, ProviderError, Refused
 from syncd.faults import faults_of
@@ -45,7 +46,8 @@ async def check_row(app: App, d: Destination, told: Set[str]) -> tuple[list[Find
     """
     faults = await faults_of(app.pool, app.secrets, d)
     found = [_fault(d, line) for line in faults if line not in told]
-    found += [*_never(d), *_guard(d), *_stopped(d)]
+    refused = await app.pool.fetchval(sql.app.halted_with, d.id) is not None
+    found += [*_never(d), *_guard(d), *_stopped(d, refused)]
     try:
         kind = provider(d.provider)
         options = options_of(d, kind)
@@ -91,12 +93,21 @@ def _guard(d: Destination) -> Iterator[Finding]:
         yield Finding(d.name, "warning", says, "set guard_percent to 10, the default")
 
 
-def _stopped(d: Destination) -> Iterator[Finding]:
+def _stopped(d: Destination, refused: bool) -> Iterator[Finding]:
+    """refused: whether a provider's answer to the credential has halted it (or its creates)."""
     if d.halted is not None:
+        code = _halt_code(d.halted, refused)
         remedy = f"mend that, then `syncd resume {d.name}`"
-        yield Finding(d.name, "warning", f"halted: {d.halted}", remedy)
+        yield Finding(d.name, "error" if code else "warning", f"halted: {d.halted}", remedy, code)
     if d.paused:
         yield Finding(d.name, "warning", "paused: nothing is sent", f"`syncd resume {d.name}`")
+
+
+def _halt_code(halted: str, refused: bool) -> int:
+    """0 where something is sent all the same, or a person halted it with words of their own."""
+    if halted.startswith(CONFIGURATION):
+        return ConfigError.exit_code
+    return Refused.exit_code if refused and not halted.startswith(CREATES) else 0
 
 
 def _expiry(d: Destination, day: date | None, today: date) -> Iterator[Finding]:

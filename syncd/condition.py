@@ -23,6 +23,7 @@ from syncd.settlement import Settled
 
 log = structlog.get_logger()
 
+CONFIGURATION = "configuration: "  # how `halted` begins where rows or secrets are wrong
 CREATES = "creates: "  # how `halted` begins where only creates are stopped
 
 

@@ -16,6 +16,7 @@ from syncd import ask, audit_run, control, db, oblivion, sql
 from syncd.assemble import Assembled
 from syncd.bells import first_of
 from syncd.commands import Commands
+from syncd.condition import CONFIGURATION
 from syncd.control import Destination
 from syncd.errors import ConfigError, SyncdError
 from syncd.expiry import Expiries
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CONFIGURATION = "configuration: "  # how `halted` begins where rows or secrets are wrong
 FOLLOWED = ("paused", "halted", "guard_percent", "guard_floor", "schedule", "read_schedule",
             "full_schedule", "updated_at")  # fmt: skip
 """Columns that a running flow takes up as it is; any other change puts it together anew."""

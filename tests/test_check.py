@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from operating import SECRET, Desk, desk
 
+from syncd import control
 from syncd.check import _version, check, exit_code
 from syncd.db import Pool
 from syncd.model import Finding
+from syncd.tombstone import key_id
 
 
 @pytest.fixture
@@ -313,6 +315,48 @@ async def test_every_fault_of_a_row_at_once(at: Desk) -> None:
     assert "ct: field 'Age': syncd.contact has no column 'age'" in said
     assert "ct: list 'gone' does not exist in syncd.list" in said
     assert "odd" not in said
+
+
+async def test_a_destination_that_is_halted_is_an_error_of_its_kind(at: Desk) -> None:
+    """By what has halted it, though what is asked now is answered well; not by a person's words,
+    nor where only creates wait."""
+    number = await at.destination()
+    cases = (
+        ("configuration: field 'Age': no such column", None, 78),
+        ("the credential was refused (401)", "a fingerprint", 77),
+        ("creates: refused for 50 contacts running: the plan is full", "a fingerprint", 0),
+        ("we move house", None, 0),
+    )
+    for reason, fingerprint, code in cases:
+        await at.pool.execute("update syncd.destination set halted = null")
+        assert await control.halt(at.pool, number, reason, fingerprint)
+        found = await findings("ct")
+        told = about(found, f"halted: {reason}")
+        assert (told.level, told.exit_code) == ("error" if code else "warning", code)
+        assert "`syncd resume ct`" in told.remedy
+        assert exit_code(found) == code
+        await at("check", "ct", code=code)
+
+
+async def test_tombstones_whose_key_is_not_at_hand_are_a_finding(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.destination()
+    await at.pool.execute(
+        "insert into syncd.tombstone (hash, key_id, erasure_id) values ('h', $1, 1)",
+        key_id(b"a long secret"),
+    )
+
+    for value, says in (("", "1 tombstones of erased"), ("another", "Put the old value back")):
+        monkeypatch.setenv("SYNCD_SECRET_TOMBSTONE", value)
+        found = await findings("ct")
+        told = about(found, says)
+        assert (told.subject, told.level, told.exit_code) == ("tombstones", "error", 78)
+        assert "'tombstone'" in told.remedy
+        assert exit_code(found) == 78
+
+    monkeypatch.setenv("SYNCD_SECRET_TOMBSTONE", "a new one\na long secret")
+    assert exit_code(await findings("ct")) == 0
 
 
 async def test_secrets_missing_malformed_and_expired(
