@@ -60,6 +60,7 @@ from syncd.providers.copernica_translate import (
     contact_of,
     content,
     email_fault,
+    excess,
     field_name,
     field_of,
     key_fault,
@@ -529,6 +530,34 @@ async def test_an_update_is_one_request_and_changes_only_what_is_ours(
     assert one["fields"]["list_of_theirs"] == "1"
     assert "soccer" in one["interests"]
     assert lists_of(box) - {"of_theirs", "soccer"} == {"Newsletter"}
+
+
+@pytest.mark.parametrize("most", [255, 30])
+async def test_an_address_longer_than_its_field_is_refused_and_not_cut(
+    box: Handle, version: str, most: int
+) -> None:
+    box.state.data.column("email").length = most
+    fits, longer = (f"{'a' * (most - 12 + more)}@example.com" for more in (0, 1))
+    async with adapter(box, version) as cop:
+        remote = await made(cop, was := person(f" {fits.upper()} "))
+        told = await pushed(cop, put(person(longer), name="c-2"))
+        moved = await pushed(cop, put(person(longer), was, remote=remote))
+    assert told == moved == Rejected(f"email is longer than {most} characters")
+    (one,) = box.snapshot()["profiles"].values()
+    assert one["fields"]["email"] == fits
+
+
+async def test_a_no_does_not_wait_for_an_address_that_fits(box: Handle, version: str) -> None:
+    async with adapter(box, version) as cop:
+        remote = await made(cop, was := person())
+        silent = person(f"{'a' * 300}@example.com", subscribed=False)
+        told = await pushed(cop, put(silent, was, remote=remote))
+    assert told == Applied(remote, ("field:email is longer than 255 characters",))
+    assert not at(box)["mailable"]
+
+
+def test_a_field_that_declares_no_length_holds_any_address() -> None:
+    assert not excess(f"{'a' * 300}@example.com", column("email", length=""))
 
 
 async def test_addresses_are_swapped_by_two_ordinary_updates(box: Handle, version: str) -> None:

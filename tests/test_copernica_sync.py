@@ -131,6 +131,22 @@ async def test_a_small_company_converges_and_consent_is_kept_both_ways(
         assert await pool.fetch("select * from syncd.opt_out") == []
 
 
+async def test_who_has_an_address_that_does_not_fit_is_refused_and_said_so(
+    database: str, pool: Pool, sandbox: Handle
+) -> None:
+    async with company(database, pool, sandbox, "v1") as app:
+        await pool.execute(
+            "update syncd.contact set email = repeat('a', 300) || '@example.com' where id = 'Ann'"
+        )
+        summary = await run(app)
+        said = await pool.fetchval(
+            "select last_error from syncd.journal where contact_id = 'Ann' and state = 'rejected'"
+        )
+    assert (summary["created"], summary["rejected"]) == (3, 1)
+    assert said == "email is longer than 255 characters"
+    assert mailed(sandbox) == {name: n for name, n in EVERYBODY.items() if name != "ann"}
+
+
 async def ask_scan(app: App) -> None:
     """Read opt-outs and everybody: what we did ourselves is no news."""
     made = await app.destinations()

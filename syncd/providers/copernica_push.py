@@ -27,6 +27,7 @@ from syncd.providers.copernica_translate import (
     address,
     content,
     email_fault,
+    excess,
     key_fault,
     key_of,
 )
@@ -62,6 +63,8 @@ class Errand:
         if fault := key_fault(change.contact_id):
             return Rejected(f"the contact's id {fault}")
         database = await self._place.writing(want.fields)
+        if want.subscribed and (fault := excess(want.email, database.fields[database.email])):
+            return Rejected(f"email {fault}")
         database, lost = await self._with_lists(database, want)
         if lost is not None:
             return Rejected(f"list {lost}: its {self._kind} is not there any more", 404)
@@ -115,10 +118,12 @@ class Errand:
     def _fields(self, database: Database, want: Person) -> dict[str, str]:
         """What the profile is to hold. Nothing of it turns mail on."""
         fields = content(want, database.fields, self._lacking)
-        fields |= {
-            database.email: address(want.email),
-            database.ours.key: key_of(self._change.contact_id),
-        }
+        fields[database.ours.key] = key_of(self._change.contact_id)
+        if fault := excess(want.email, database.fields[database.email]):
+            # A no must not wait until somebody repairs the address: the old one still gets mail.
+            self._lacking.append(f"field:{database.email} {fault}")
+        else:
+            fields[database.email] = address(want.email)
         if database.ours.prefix is not None:
             fields |= {
                 database.lists[one]: database.fields[database.lists[one]].flag(bool(on))

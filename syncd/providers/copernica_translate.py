@@ -114,6 +114,15 @@ def email_fault(email: str) -> str:
     return "" if _ADDRESS.fullmatch(text) else "is not an address"
 
 
+def excess(email: str, field: Field) -> str:
+    """Why the address does not fit its field, where it would be cut without a word; '' if it does.
+
+    A field that declares no length is taken to hold anything.
+    """
+    most = field.length
+    return f"is longer than {most} characters" if most and len(address(email)) > most else ""
+
+
 def field_name(prefix: str, name: str) -> str:
     """A list's name as a field's: letters, digits and `_` are all there is.
 
