@@ -36,6 +36,15 @@ select destination_id, state, said, n
  where place <= 3
  order by destination_id, state, n desc;
 
+-- name: new_share
+-- Of what is pending at a destination ($1), which share is of contacts that are not there yet: by a
+-- thousand rows, for a first fill waits by the million.
+select coalesce(avg((m.contact_id is null and j.wish = 'upsert')::int), 0)::float8
+  from (select contact_id, wish from syncd.journal
+         where destination_id = $1::int and state in ('due', 'sent') limit 1000) j
+  left join syncd.mirror m on m.destination_id = $1::int and m.contact_id = j.contact_id
+                          and m.state in ('here', 'adopted');
+
 -- name: held_since
 select id, created_at from syncd.plan where id = any($1::bigint[]);
 

@@ -154,6 +154,13 @@ select count(distinct m.contact_id) from {self.source.membership.name} m
  where {self._selected("m.list_id")}"""
 
     @cached_property
+    def memberships(self) -> str:
+        """SELECT of about how many memberships belong (n), and how many contacts have any."""
+        return f"""
+select count(*) as n, count(distinct m.contact_id) as members from {self.source.membership.name} m
+ where {self._selected("m.list_id")}"""
+
+    @cached_property
     def members(self) -> str:
         """The next $3 contact ids of list $1::text after $2::text (null: from the start)."""
         column = "m.contact_id"

@@ -324,10 +324,25 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """HTTP requests of one `push`. each: whoever is in it.  a_list: on top, for each list of a
+    contact, of at most so many (most_lists)."""
+
+    each: float = 1.0
+    a_list: float = 0.0
+    most_lists: int | None = None
+
+    def lists(self, n: int) -> int:
+        """Of n lists of a contact, those that cost something."""
+        return n if self.most_lists is None else min(n, self.most_lists)
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """What is always true of a provider.
 
-    batch: most changes one `push` may carry.  requests_per_batch: HTTP requests it costs.
+    batch: most changes one `push` may carry.  creating, changing: what one costs of contacts that
+    are to be made, and of any other changes; where both are the same, one may carry both.
     visible_after: seconds until a write can be read back.
     names_lists: list names (not only ids) are part of what is stored, so a rename is a change.
     lists_by_name: lists are written by their names there, which were read before.
@@ -345,7 +360,8 @@ class Traits:
     names_lists: bool = False
     lists_by_name: bool = False
     visible_after: float = 0.0
-    requests_per_batch: float = 1.0
+    creating: Cost = Cost()
+    changing: Cost = Cost()
     default_fields: Mapping[str, str] = field(default_factory=dict)
     scans: Literal["lists", "account", "account, then lists"] = "lists"
     page: int = 100

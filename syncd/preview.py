@@ -19,7 +19,7 @@ from syncd.control import Destination
 from syncd.db import Connection, Pool, Row
 from syncd.decide import values
 from syncd.desired import Field
-from syncd.estimate import requests_for, seconds_for
+from syncd.estimate import Load, requests_for, seconds_for
 from syncd.guard import KINDS
 from syncd.model import Traits
 from syncd.plan import castable
@@ -50,6 +50,7 @@ class Preview:
     counted: dict[Counted, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     held: dict[Counted, tuple[int, str]] = field(default_factory=dict)
     samples: dict[Kind, list[Sample]] = field(default_factory=lambda: {k: [] for k in SHOWN})
+    load: Load = field(default_factory=Load)
     requests: int = 0
     seconds: float = 0.0
 
@@ -83,6 +84,11 @@ class Previewer:
     @property
     def _me(self) -> int:
         return self.made.destination.id
+
+    @property
+    def _traits(self) -> Traits:
+        traits: Traits = self.made.adapter.traits
+        return traits
 
     async def run(self) -> Preview:
         self.sharers = await self._read(self._sharers)
@@ -144,10 +150,21 @@ class Previewer:
         if kind is None:
             return
         self.preview.note(kind, planned)
+        self._weigh(kind, len(row["lists"] or ()))
         if len(self.preview.samples[kind]) < self.most:
             new = shown(row, self.made.desired.fields)
             sample = Sample(row["contact_id"], row["raw_email"], new, row["fault"])
             self.preview.samples[kind].append(sample)
+
+    def _weigh(self, kind: Kind, lists: int) -> None:
+        """Add one contact to what is to be sent."""
+        load, traits = self.preview.load, self._traits
+        if kind == "create":
+            load.creates += 1
+            load.lists_of_creates += traits.creating.lists(lists)
+        elif kind in SENT:
+            load.changes += 1
+            load.lists_of_changes += traits.changing.lists(max(1, lists))
 
     # ── The mirror ──────────────────────────────────────────────────────────────────────────
 
@@ -179,6 +196,7 @@ class Previewer:
             if planned is None or planned.wish != "remove":
                 continue
             self.preview.note("remove", planned)
+            self._weigh("remove", 0)  # from how many lists, only the mirror knows
             if len(self.preview.samples["remove"]) < self.most:
                 sample = Sample(row["contact_id"], row["m_email"], {})
                 self.preview.samples["remove"].append(sample)
@@ -211,8 +229,7 @@ class Previewer:
             if waits or n > await planner.allowed(connection, kind):
                 preview.held[kind] = n, await planner.reason(connection, kind, n)
         held = sum(n for n, _ in preview.held.values())
-        changes = max(0, sum(preview.counts[kind] for kind in SENT) - held)
-        preview.requests = requests_for(changes, self.made.provider.traits)
+        preview.requests = requests_for(preview.load.without(held), self._traits)
         preview.seconds = seconds_for(preview.requests, self.made.limits)
 
 

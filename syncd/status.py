@@ -18,7 +18,7 @@ from syncd.control import Destination
 from syncd.db import Row
 from syncd.erasure_words import requests
 from syncd.errors import ConfigError
-from syncd.estimate import DAY, requests_for, seconds_for
+from syncd.estimate import DAY, even, requests_for, seconds_for
 from syncd.model import Meter, Traits
 from syncd.providers import provider
 from syncd.secrets import account_key, expiry
@@ -161,7 +161,16 @@ async def _account(app: App, d: Destination, standing: Standing, now: datetime) 
     scope = meter.scope_key(kind.name, kind.scope(options, credential), account_key(app.environ))
     rows = {r["meter"]: r for r in await app.pool.fetch(sql.status.meters, scope)}
     standing.meters = [_budget(name, limits[name], rows.get(name)) for name in limits]
-    standing.estimate_seconds = estimate(standing.pending, kind.traits, standing.meters[0], now)
+    creates = await _creates(app, d, standing.pending)
+    standing.estimate_seconds = estimate(
+        standing.pending, kind.traits, standing.meters[0], now, creates
+    )
+
+
+async def _creates(app: App, d: Destination, pending: int) -> int:
+    """About how many of the pending contacts are still to be made."""
+    share = await app.pool.fetchval(sql.status.new_share, d.id) if pending else 0
+    return round(pending * float(share))
 
 
 def _budget(name: str, limit: Meter, row: Row | None) -> Budget:
@@ -172,11 +181,14 @@ def _budget(name: str, limit: Meter, row: Row | None) -> Budget:
     return Budget(name, row["per_second"], row["in_flight"], per_day, left, row["not_before"])
 
 
-def estimate(pending: int, traits: Traits, budget: Budget, now: datetime) -> float | None:
-    """Seconds that *pending* contacts take under the write meter; None where nothing is pending."""
+def estimate(
+    pending: int, traits: Traits, budget: Budget, now: datetime, creates: int = 0
+) -> float | None:
+    """Seconds that *pending* contacts take under the write meter, so many of them to be made; None
+    where nothing is pending."""
     if not pending:
         return None
-    requests = requests_for(pending, traits)
+    requests = requests_for(even(creates, pending - creates), traits)
     if budget.left_today is not None and budget.per_day and requests > budget.left_today:
         midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0) + timedelta(days=1)
         days = math.ceil((requests - budget.left_today) / budget.per_day) - 1

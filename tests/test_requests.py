@@ -6,15 +6,21 @@ top is for the account, not for the contact.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from company import Company, company
 from test_consent_roads import traits
 
+from syncd.backfill import Backfill
 from syncd.db import Pool
+from syncd.preview import Previewer
 from syncd.sandbox import PROVIDERS
+from syncd.status import status
 
 ON_TOP = 10  # of a thousand, or of a hundred
 CHANGED = {"clevertap": 3, "constantcontact": 12}  # of a thousand; else one each
+ABOUT = 40  # for the account, whoever is sent
 CREATED = {"copernica": 2, "clevercampaign": 2}  # each
 
 
@@ -60,3 +66,64 @@ async def test_so_many_requests_and_no_more(database: str, pool: Pool, name: str
         done = await pool.fetchval("select count(*) from syncd.journal")
         assert done == 0
         print(f"{name}: {created} requests for {n} creates, {changed} for {n} changes")
+
+
+async def estimated(at: Company, name: str) -> tuple[int, int]:
+    """Requests that a plan and a backfill say before they begin, and that the latter then sends."""
+    (row,) = await at.app.destinations([name])
+    async with at.app.assembled(row, [row]) as made:
+        plan = await Previewer(at.pool, made, 1000, 0).run()
+    job, ledger = Backfill(at.app, [row]), at.boxes[name].state.ledger
+    before = ledger.requests
+    await job.run()
+    (part,) = job.parts
+    sent = ledger.requests - before
+    print(f"{name}: {plan.requests} planned, {part.estimate.requests} said, {sent} sent")
+    assert part.estimate.requests in (plan.requests, 0)
+    return plan.requests, int(sent)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("copernica", {}),
+        ("copernica", {"version": "v4"}),
+        ("clevercampaign", {}),
+        ("clevercampaign", {"lists_enabled": True}),
+        ("redcappi", {}),
+    ],
+)
+async def test_what_is_said_before_is_what_it_costs(
+    database: str, pool: Pool, name: str, options: dict[str, Any]
+) -> None:
+    async with company(database, pool, [name], contacts=(), options={name: options}) as at:
+        await at.backfill()  # the account is known
+        await fill(pool, 200)
+        await pool.execute(
+            "insert into syncd.membership select 'vip', id from syncd.contact"
+            " where id like 'c_' on conflict do nothing"
+        )
+        for statement in ("select", "update syncd.contact set first_name = 'B'"):
+            await pool.execute(statement)
+            said, sent = await estimated(at, name)
+            assert said <= sent <= said + ABOUT
+
+
+@pytest.mark.parametrize("name", ["copernica", "clevercampaign"])
+async def test_status_counts_who_is_still_to_be_made(database: str, pool: Pool, name: str) -> None:
+    async with company(database, pool, [name], contacts=()) as at:
+        await at.backfill()
+        await pool.execute(
+            "insert into syncd.journal (destination_id, contact_id, wish, state, lane)"
+            " select d.id, 'c' || g, 'upsert', 'due', 1"
+            "  from syncd.destination d, generate_series(1, 1000) g"
+        )
+        new = (await status(at.app)).destinations[name].estimate_seconds
+        await pool.execute(
+            "insert into syncd.mirror (destination_id, contact_id, email, subscribed, state)"
+            " select j.destination_id, j.contact_id, j.contact_id || '@x.test',"
+            " true, 'here' from syncd.journal j"
+        )
+        known = (await status(at.app)).destinations[name].estimate_seconds
+    assert known is not None
+    assert new == 2 * known

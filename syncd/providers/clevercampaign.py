@@ -21,6 +21,7 @@ from syncd.model import (
     Can,
     Change,
     Comparer,
+    Cost,
     Erased,
     Finding,
     Found,
@@ -78,6 +79,7 @@ class CleverCampaign(Ordinary):
             default_fields={"firstname": "first_name", "lastname": "last_name"},
             scans="account, then lists",
             whole_pages=True,
+            creating=Cost(2.0),  # one is never sent unseen
         )
     )
 
@@ -100,7 +102,8 @@ class CleverCampaign(Ordinary):
             can &= ~(OF_SEARCH | Can.WHOLE)
         if self._account.pages is False:
             can &= ~Can.SCAN
-        return most if can is most.can else replace(most, can=can)
+        creating = Cost(2.0, a_list=1.0) if self._options.lists_enabled else most.creating
+        return replace(most, can=can, creating=creating)
 
     @classmethod
     def base_url(cls, options: CleverCampaignOptions) -> str:

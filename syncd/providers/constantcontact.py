@@ -25,6 +25,7 @@ from syncd.model import (
     Can,
     Change,
     Comparer,
+    Cost,
     Erased,
     Finding,
     Found,
@@ -132,7 +133,8 @@ class ConstantContact(Ordinary):
         needs_list=True,
         page=50,
         export_from=25,
-        requests_per_batch=6.0,
+        creating=Cost(6.0),
+        changing=Cost(6.0),
         default_fields={
             "FirstName": "first_name",
             "LastName": "last_name",

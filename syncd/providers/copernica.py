@@ -24,6 +24,7 @@ from syncd.model import (
     Can,
     Change,
     Comparer,
+    Cost,
     Erased,
     Finding,
     Found,
@@ -45,6 +46,7 @@ from syncd.providers import (
     Owner,
     Wire,
     not_proved,
+    of_account,
 )
 from syncd.providers import copernica_answers as answers
 from syncd.providers import copernica_sign as signing
@@ -147,39 +149,42 @@ class Copernica(Ordinary):
     options_model: ClassVar[type[Options]] = CopernicaOptions
     credential_model: ClassVar[type[Credential]] = CopernicaCredential
     application_model: ClassVar[type[Credential]] = CopernicaApplication
-    traits: ClassVar[Traits] = Traits(
-        batch=1,
-        meters={METER: Meter(in_flight=4)},  # no limit is documented (4)
-        key="ours",
-        can=(
-            Can.FIND
-            | Can.SCAN
-            | Can.ERASE
-            | Can.LISTS
-            | Can.RENAME_LIST
-            | Can.DELETE_LIST
-            | Can.OPT_OUT
-            | Can.RESUBSCRIBE
-            | Can.SEES_GONE
-            | Can.FIELDS
-            | Can.COMPARE
-        ),
-        visible_after=5.0,
-        default_fields={
-            "first_name": "first_name",
-            "last_name": "last_name",
-            "company": "company",
-            "phone": "phone",
-            "address": "address",
-            "city": "city",
-            "state": "state",
-            "zip": "postal_code",
-            "country": "country",
-            "birth_date": "birth_date",
-        },
-        lists_by_name=True,
-        scans="account",
-        whole_pages=True,
+    traits: ClassVar[Traits] = of_account(
+        Traits(
+            batch=1,
+            meters={METER: Meter(in_flight=4)},  # no limit is documented (4)
+            key="ours",
+            can=(
+                Can.FIND
+                | Can.SCAN
+                | Can.ERASE
+                | Can.LISTS
+                | Can.RENAME_LIST
+                | Can.DELETE_LIST
+                | Can.OPT_OUT
+                | Can.RESUBSCRIBE
+                | Can.SEES_GONE
+                | Can.FIELDS
+                | Can.COMPARE
+            ),
+            visible_after=5.0,
+            default_fields={
+                "first_name": "first_name",
+                "last_name": "last_name",
+                "company": "company",
+                "phone": "phone",
+                "address": "address",
+                "city": "city",
+                "state": "state",
+                "zip": "postal_code",
+                "country": "country",
+                "birth_date": "birth_date",
+            },
+            lists_by_name=True,
+            scans="account",
+            whole_pages=True,
+            creating=Cost(2.0),  # a look by the address, and the write
+        )
     )
 
     def __init__(self, wire: Wire, options: CopernicaOptions, findings: Mapping[str, Any]) -> None:
@@ -188,6 +193,12 @@ class Copernica(Ordinary):
         self._place = Place(self._calls, options.ours)
         self._alive, self._finder = Alive(self._calls), Finder(self._calls)
         self._lists = Lists(self._calls, self._place)
+
+    def traits_here(self, most: Traits) -> Traits:
+        """Interests are one request more, whichever they are."""
+        if self._options.ours.prefix is not None:
+            return most
+        return replace(most, creating=replace(most.creating, a_list=1.0, most_lists=1))
 
     @classmethod
     def base_url(cls, options: CopernicaOptions) -> str:

@@ -20,6 +20,7 @@ from syncd.model import (
     Answer,
     Can,
     Change,
+    Cost,
     Erased,
     Finding,
     Learned,
@@ -106,6 +107,8 @@ class RedCappi(Ordinary):
         needs_list=True,
         visible_after=1.0,
         page=500,
+        creating=Cost(0.0, a_list=1.0),
+        changing=Cost(0.0, a_list=1.0),
         default_fields={
             "first_name": "first_name",
             "last_name": "last_name",
