@@ -181,7 +181,9 @@ def _is_piece(contact_id: str) -> bool:
 def _proof(found: Sequence[Erased]) -> str:
     """What is added to the proof, of all records: what must be done by hand, else what is waited
     for, else that nothing is left."""
-    by_hand = dict.fromkeys(one.by_hand for one in found if one.by_hand)
+    said_so = [one for one in found if one.by_hand]
+    exact = [one for one in said_so if not one.vague]
+    by_hand = dict.fromkeys(one.by_hand for one in exact or said_so)
     waits = [one.wait_until for one in found if one.wait_until is not None]
     if waits:  # what is to be done by hand is told again then
         said: dict[str, Any] = {"waiting_until": max(waits)}

@@ -248,12 +248,14 @@ class Erased:
     """Where an erasure stands at one destination.
 
     confirmed: a read-back said that nothing is left.  wait_until: look again then.
-    by_hand: what a person must do there, in exact words.
+    by_hand: what a person must do there, in exact words.  vague: without saying which record it is
+    about; of no use where another text about the same person does.
     """
 
     confirmed: bool = False
     wait_until: datetime | None = None
     by_hand: str = ""
+    vague: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -790,6 +790,7 @@ async def test_erasure_empties_everything_and_the_rest_is_by_hand(
     assert await pushed(cc, gone) == Applied()
     assert "still has City" in (await cc.erased(gone, datetime.now(UTC))).by_hand
     assert (await cc.erased(gone._replace(remote={"id": "9"}), datetime.now(UTC))).confirmed
+    assert (await cc.erased(drop(Verb.ERASE, None), datetime.now(UTC))).confirmed
 
 
 @pytest.mark.parametrize(

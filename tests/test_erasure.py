@@ -13,7 +13,9 @@ from company import Company, add, company
 
 from syncd.ask import lift
 from syncd.db import Pool
+from syncd.erasure import _proof
 from syncd.explain import explain
+from syncd.model import Erased
 from syncd.sandbox import PROVIDERS
 from syncd.status import status
 from syncd.status_words import shared
@@ -102,6 +104,29 @@ async def litter(pool: Pool, email: str) -> None:
         " select id, 'bob', 'put', 'rejected', 'same as ' || $1 from syncd.destination",
         email,
     )
+
+
+async def test_of_whom_nothing_is_known_nothing_is_left_to_be_done(
+    database: str, pool: Pool
+) -> None:
+    """Neither a record nor an address: nobody could look for it."""
+    async with company(database, pool, PROVIDERS) as at:
+        await at.backfill()
+        await pool.execute("insert into syncd.erasure (contact_id) values ('nobody')")
+        await at.backfill(quiet=False)
+        await visible(at)
+        await a_day_later(at)
+        told = await proof(pool)
+        assert {name for name, one in told.items() if "confirmed_at" in one} == set(PROVIDERS)
+        assert not (await status(at.app)).erasures
+
+
+def test_of_a_vague_and_an_exact_text_the_exact_one_is_said() -> None:
+    vague, exact = Erased(by_hand="Look.", vague=True), Erased(by_hand="Delete 7.")
+    said = [[vague, exact, Erased(confirmed=True)], [vague, vague]]
+    assert [orjson.loads(_proof(one)) for one in said] == [
+        {"by_hand": "Delete 7."}, {"by_hand": "Look."},
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("by", ["contact_id", "email"])

@@ -202,6 +202,8 @@ class CleverCampaign(Ordinary):
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """GET must be 404 (6); which proves something only where others can be read."""
         contact_id, person = (change.remote or {}).get("id"), change.was
+        if contact_id is None and (person is None or not person.email):
+            return Erased(confirmed=True)  # nothing was known to delete, or to look for
         here = "CleverCampaign was told to delete the contact"
         found = None if person is None else await self._account.at(person.email)
         if found is not None and contact_id is None:
@@ -213,7 +215,8 @@ class CleverCampaign(Ordinary):
         if contact_id is None or not await self._account.reads_items():
             return Erased(
                 by_hand=f"{here}, which cannot be read back: look for the address among the "
-                "contacts in its web interface, and delete what is found."
+                "contacts in its web interface, and delete what is found.",
+                vague=True,
             )
         if await self._account.by_id(str(contact_id)) is None:
             return Erased(confirmed=True)

@@ -381,22 +381,22 @@ class ConstantContact(Ordinary):
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """The address stays there for ever, whatever is done by this interface (6)."""
         number, person = (change.remote or {}).get("id"), change.was
-        if number is None and person is not None and person.email:
+        if number is None:
+            if person is None or not person.email:
+                return Erased(confirmed=True)  # nothing was known to empty, or to look for
             found = await self._calls.search([address_of(person.email)])
             if not found:
                 return Erased(confirmed=True)  # it never was there
             number = found[address_of(person.email)].number
-        whole = None if number is None else await self._calls.contact(str(number))
-        if number is not None and whole is None:
+        whole = await self._calls.contact(str(number))
+        if whole is None:
             return Erased(confirmed=True)
-        which = f"contact {number}" if number is not None else "the contact of that address"
-        left = [name for name in LENGTHS if whole is not None and whole.text(name)]
-        left = [name for name in left if name != "EmailType"]
+        left = [name for name in LENGTHS if name != "EmailType" and whole.text(name)]
         still = f" It still has {', '.join(left)}." if left else ""  # of who said no before
         return Erased(
             by_hand="Constant Contact was told to empty every field and list of the contact, which "
             f"it refuses where the person has said no before.{still} The address cannot be removed "
-            f"by the API at all. Have Constant Contact's support erase {which}."
+            f"by the API at all. Have Constant Contact's support erase contact {number}."
         )
 
     # ── Lists ───────────────────────────────────────────────────────────────────────────────

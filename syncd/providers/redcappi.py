@@ -194,6 +194,8 @@ class RedCappi(Ordinary):
     async def erased(self, change: Change, since: datetime) -> Erased:  # noqa: ARG002
         """Each list is asked for the contact; the account's own record cannot be read (6)."""
         ids: Mapping[str, Any] = (change.remote or {}).get("ids") or {}
+        if not ids and (change.was is None or not change.was.email):
+            return Erased(confirmed=True)  # nothing was known to delete, or to look for
         left = [
             list_id
             for list_id, contact_id in ids.items()
@@ -204,7 +206,8 @@ class RedCappi(Ordinary):
         return Erased(
             by_hand="RedCappi was told to delete the contact from every list that held it."
             f"{still} Whether the account keeps a record of it cannot be read: look for the "
-            "address under Contacts in the dashboard, and delete what is found."
+            "address under Contacts in the dashboard, and delete what is found.",
+            vague=not left,
         )
 
     async def scan(
