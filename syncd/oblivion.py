@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from syncd.plan import castable
 from syncd.tombstone import Tombstones
 
 log = structlog.get_logger()
+
+# A contact's address may be anything in its source: as a word it would be blotted out of texts that
+# say nothing of the person.
+_AT = re.compile(r"[^\s@]@[^\s@]")
 
 
 async def forget(pool: Pool, tombstones: Tombstones) -> int:
@@ -94,7 +99,8 @@ async def _rows(connection: Connection, key: bytes, pieces: Sequence[Row]) -> in
         total += _count(await connection.execute(statement, *whose))
     names = {one.lower() for one in (*whose[1], *emails) if "@" in one}
     total += _count(await connection.execute(e.forget_changes, sorted(names)))
-    return total + int(await connection.fetchval(e.blot_out, sorted({*emails, *names})))
+    addresses_only = sorted(one for one in {*emails, *names} if _AT.search(one))
+    return total + int(await connection.fetchval(e.blot_out, addresses_only))
 
 
 def _count(tag: str) -> int:

@@ -412,6 +412,33 @@ async def test_without_the_secret_nobody_is_forgotten_and_it_is_said(
         assert (refused.code, "Put the old value back" in refused.err) == (78, True)
 
 
+@pytest.mark.parametrize("email", ["not an address", "ann", "@", " ann@ ", "@x.test", "ann @ x"])
+async def test_what_is_no_address_is_refused_at_once(pool: Pool, email: str) -> None:
+    for contact_id in (None, "7"):
+        with pytest.raises(asyncpg.CheckViolationError, match="email is not an address"):
+            await pool.execute(
+                "insert into syncd.erasure (contact_id, email) values ($1, $2)", contact_id, email
+            )
+
+
+async def test_a_request_of_before_that_names_no_address_ends_and_takes_no_words_along(
+    database: str, pool: Pool
+) -> None:
+    """Nor does a contact whose address in the source is none."""
+    reason = "email is not an address"
+    async with company(database, pool, ["copernica"]) as at:
+        await add(pool, "7", "not an address")
+        await at.backfill(quiet=False)
+        await pool.execute("insert into syncd.run (kind, error) values ('full', $1)", reason)
+        await pool.execute("alter table syncd.erasure disable trigger normalise")
+        await pool.execute("insert into syncd.erasure (email) values ('not an address')")
+        await pool.execute("alter table syncd.erasure enable trigger normalise")
+        await at.backfill(quiet=False)
+        await visible(at)
+        assert await pool.fetchval("select finished_at from syncd.erasure") is not None
+        assert await pool.fetchval("select error from syncd.run where error is not null") == reason
+
+
 async def test_the_rest_of_a_text_and_other_addresses_in_it_stay(pool: Pool) -> None:
     text = "ann@x.test, joann@x.test; ann@x.test.example <Ann@X.test>. ann@x.testing"
     await pool.execute("insert into syncd.run (kind, error) values ('full', $1)", text)
