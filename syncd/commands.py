@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from syncd.control import Note
 from syncd.db import UNREADABLE, Connection, Pool, Row, unreadable
 from syncd.errors import ConfigError, SyncdError
 from syncd.flow import Flow
+from syncd.words import listed
 
 log = structlog.get_logger()
 
@@ -21,6 +23,19 @@ Result = Mapping[str, Any]
 
 Lift = Callable[[str, str | None, str, str, Note], Awaitable[Lifted]]
 """Whose no, of which list (None: all mail), why it does not hold, who says so."""
+
+ARGUMENTS: Mapping[str, Sequence[str]] = {
+    "sync": (),
+    "full": (),
+    "backfill": (),
+    "scan": (),
+    "retry": ("contacts",),
+    "approve": ("plan", "rows"),
+    "discard": ("plan",),
+    "lift": ("email", "reason", "list"),
+    "audit": ("sample", "repair"),
+}
+"""By kind, what `args` may hold. Another key is a fault: without it more may be done than asked."""
 
 PATIENCE = 10.0  # seconds that a command waits for a worker which serves its destination
 
@@ -84,6 +99,7 @@ class Commands:
             args = orjson.loads(row["args"])
         except orjson.JSONDecodeError as error:
             raise ConfigError(f"args cannot be read: {error.msg}") from None
+        _refuse_unknown(row["kind"], args)
         match row["kind"]:
             case "sync" | "full" | "backfill" | "scan":
                 return await self._wake(row["kind"], found, row["age"])
@@ -152,6 +168,21 @@ def _noting(row: Row) -> Note:
         await connection.execute(sql.app.note_command, row["id"], orjson.dumps(result).decode())
 
     return note
+
+
+def _refuse_unknown(kind: str, args: Mapping[str, Any]) -> None:
+    """ConfigError naming every key of args that the kind does not have; none for other kinds."""
+    known = ARGUMENTS.get(kind)
+    if known is None:
+        return
+    faults = []
+    for key in sorted(args.keys() - set(known)):
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean args.{near[0]}?" if near else ""
+        faults.append(f"args.{key} is not known{hint}")
+    if faults:
+        takes = listed([f"args.{one}" for one in known]) or "no args"
+        raise ConfigError(*faults, f"{kind} takes {takes}; nothing was done")
 
 
 def _contacts(args: Mapping[str, Any]) -> Sequence[str] | None:

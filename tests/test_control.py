@@ -524,6 +524,40 @@ async def test_arguments_of_a_wrong_type_are_a_result_and_no_end_of_the_daemon(
     assert daemon.alive
 
 
+async def test_an_argument_that_is_not_known_ends_a_command_before_anything_is_done(
+    syncd: Service,
+) -> None:
+    """A slip of the pen must not lift every no, or try everybody again."""
+    await syncd.db.execute("update syncd.contact set email = 'nonsense' where id = 'c00009'")
+    await syncd.destination("shop", await syncd.sandbox())
+    await syncd.daemon()
+    await syncd.in_step()
+    await syncd.db.execute(
+        "insert into syncd.opt_out (destination_id, email, kind)"
+        " select id, 'user8@example1.org', 'unsubscribed' from syncd.destination"
+    )
+    lift = {"email": "user8@example1.org", "reason": "r"}
+    for kind, args, *says in (
+        ("lift", {**lift, "lists": "n"}, "args.lists is not known; did you mean args.list?",
+         "lift takes args.email, args.reason, args.list"),
+        ("lift", {**lift, "to": "n", "of": 1}, "args.of is not known\nargs.to is not known\n"),
+        ("retry", {"contact": ["c00007"]}, "args.contact is not known; did you mean args.contacts",
+         "retry takes args.contacts; nothing was done"),
+        ("audit", {"repiar": True}, "args.repiar is not known; did you mean args.repair",
+         "audit takes args.sample, args.repair"),
+        ("approve", {"plan": 1, "row": 1}, "did you mean args.rows?"),
+        ("discard", {"plan": 1, "rows": 1}, "args.rows is not known", "discard takes args.plan;"),
+        ("full", {"shop": True}, "args.shop is not known", "full takes no args; nothing was done"),
+    ):  # fmt: skip
+        outcome, result = await syncd.command(kind, None, **args)
+        assert outcome == "failed", (kind, args, result)
+        assert all(said in result["error"] for said in says), (kind, args, result)
+    open_ = "select count(*) from syncd.opt_out where lifted_at is null"
+    refused = "select attempts from syncd.journal where state = 'rejected'"
+    assert await syncd.db.fetchval(open_) == 1
+    assert len(await syncd.db.fetch(refused)) == 1
+
+
 # ── What is kept ────────────────────────────────────────────────────────────────────────────
 
 
