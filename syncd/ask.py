@@ -118,7 +118,8 @@ async def _here(app: App, d: Destination, everyone: Sequence[Destination]) -> Re
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-    return Read(why=str(error), exit_code=getattr(error, "exit_code", 1))
+    faults = error.faults if isinstance(error, ConfigError) else [str(error)]
+    return Read(why="; ".join(faults), exit_code=getattr(error, "exit_code", 1))
 
 
 # ── A no that does not hold ─────────────────────────────────────────────────────────────────

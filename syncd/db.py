@@ -73,7 +73,7 @@ def unreadable(error: BaseException) -> ConfigError:
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     if parts:
         return ConfigError(*dict.fromkeys(f for one in parts for f in unreadable(one).faults))
-    says = f"PostgreSQL: {redacted(str(error))}"
+    says = f"PostgreSQL: {redacted(' '.join(str(error).split()))}"
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return ConfigError(f"{says}; the rights syncd needs: sql/roles.sql")
     return ConfigError(f"{says}; `syncd check` says what is wrong with the source")

@@ -120,6 +120,14 @@ def test_nobody_imports_the_composition_root(path: Path) -> None:
         assert not reaches(names, "syncd.app", "syncd.cli")
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_shown_past_the_screen(path: Path) -> None:
+    """Which lets no character of what data hold do anything to a terminal."""
+    if name_of(path) != "cli.screen":
+        assert not reaches(imports(path), "rich.text")
+        assert not re.search(r"\bConsole\(", path.read_text("utf-8"))
+
+
 # ── Two greps (style, section 4) ────────────────────────────────────────────────────────────
 
 WEB = re.compile(r"^(wire|exchange|web|web_.*|page|page_.*|metrics|authorize|sandbox(\..*)?)$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
@@ -294,7 +295,9 @@ async def test_approving_on_a_terminal_asks_first(at: Desk) -> None:
     assert f"plan {plan} is approved: 6 rows due" in said
 
 
-async def on_a_terminal(at: Desk, args: Sequence[str], types: str) -> tuple[int, str]:
+async def on_a_terminal(
+    at: Desk, args: Sequence[str], types: str, **environ: str
+) -> tuple[int, str]:
     """Run a command with a person at the keyboard."""
     import os
     import pty
@@ -304,7 +307,7 @@ async def on_a_terminal(at: Desk, args: Sequence[str], types: str) -> tuple[int,
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "syncd", *args,
         stdin=theirs, stdout=theirs, stderr=theirs, cwd="/",
-        env={**known, "SYNCD_DATABASE_URL": at.url, **at.environ, "TERM": "dumb"},
+        env={**known, "SYNCD_DATABASE_URL": at.url, **at.environ, "TERM": "dumb", **environ},
     )  # fmt: skip
     os.close(theirs)
     os.write(ours, types.encode())
@@ -363,6 +366,44 @@ async def test_nothing_rejected(at: Desk) -> None:
     await at.destination()
 
     assert (await at("rejected")).out == "nothing is rejected\n"
+
+
+# ── What data hold is shown, and does nothing ───────────────────────────────────────────────
+
+NASTY = "\x1b]0;PWNED\x07\x1b[2J\x9b1m[red]\u202eha\tcked"
+WIDE = {"TERM": "xterm", "COLUMNS": "250", "NO_COLOR": "1"}
+SHOWN = r"\x1b]0;PWNED\x07\x1b[2J\x9b1m[red]\u202eha\tcked"
+
+
+async def test_what_data_hold_reaches_a_terminal_only_as_something_to_read(at: Desk) -> None:
+    """Neither a sequence for the terminal, nor a second line, which could say anything."""
+    await at.destination()
+    await at.contacts("ann", "bob\nct  eve  eve@x.test  never refused")
+    await at.pool.execute("update syncd.contact set first_name = $1 where id = 'ann'", NASTY)
+    await at.pool.execute(
+        "update syncd.contact set email = E'bob@x.test\\nct  mallory' where id <> 'ann'"
+    )
+
+    code, seen = await on_a_terminal(at, ["plan", "ct"], "", **WIDE)
+    assert (code, SHOWN in seen) == (0, True), seen
+    assert r"bob\nct  eve" in seen
+    told = (await at("plan", "ct", "--json")).json["destinations"]["ct"]["samples"]["create"]
+    names = [one["changes"]["First Name"][1] for one in told]
+    assert any(one.startswith("\x1b]0;PWNED") for one in names), "as it is, for programs"
+
+    await at.settle()
+    await at.pool.execute("update syncd.journal set last_error = last_error || $1", "\x1b[1A\x85")
+    for args in (["rejected"], ["explain", "bob@x.test\nct  mallory"], ["status"]):
+        _, more = await on_a_terminal(at, args, "", **WIDE)
+        assert not re.search(r"(?m)^\s*ct  (eve|mallory)", more), more
+        seen += more
+    seen = re.sub(r"\x1b\[[\d;]*m", "", seen.replace("\r\n", "\n"))  # bold type is our own
+    assert r"bob\nct  eve  eve@x.test  never refused  -  identity" in seen, seen
+    assert r"\x1b[1A\x85" in seen, seen
+    assert set(re.findall(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e]", seen)) == {"\n"}
+
+    failed = await at("plan", "no\nsyncd: all is well\x1b[2J", code=78)
+    assert len(failed.err.splitlines()) == 1
 
 
 # ── Pause, resume ───────────────────────────────────────────────────────────────────────────

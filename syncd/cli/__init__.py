@@ -21,7 +21,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,7 @@ from rich.console import Console
 from syncd import __version__, log
 from syncd.app import App, opened
 from syncd.cli.complete import destination_names
+from syncd.cli.screen import Screen, inert
 from syncd.db import LOST
 from syncd.errors import ConfigError, DatabaseUnreachable, SyncdError
 from syncd.settings import Settings, load
@@ -138,9 +139,18 @@ def _is_cancelled(error: BaseException) -> bool:
 def tell(faults: list[SyncdError]) -> int:
     """Every fault on a line of its own, once; returns the exit code of the gravest."""
     mark = "<3>" if log.is_journal(sys.stderr) else ""
-    for line in dict.fromkeys(line for fault in faults for line in str(fault).splitlines()):
-        sys.stderr.write(f"{mark}syncd: {line}\n")
+    for line in dict.fromkeys(line for fault in faults for line in _lines(fault)):
+        remark(line, mark)
     return max(fault.exit_code for fault in faults)
+
+
+def _lines(fault: SyncdError) -> Sequence[str]:
+    return fault.faults if isinstance(fault, ConfigError) else [str(fault)]
+
+
+def remark(line: str, mark: str = "") -> None:
+    """Beside the output, for a person; data in it make no second line. mark: for the journal."""
+    sys.stderr.write(f"{mark}syncd: {inert(line)}\n")
 
 
 # ── Running ─────────────────────────────────────────────────────────────────────────────────
@@ -213,9 +223,15 @@ def print_json(data: Any) -> None:
     sys.stdout.flush()
 
 
+def print_lines(to: Console, lines: Iterable[str]) -> None:
+    """Each on a line of its own."""
+    for line in lines:
+        to.print(line)
+
+
 def console(stderr: bool = False) -> Console:
     """Where tables and progress go; no wrapping at 80 columns when it is no terminal."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    made = Screen(stderr=stderr, soft_wrap=False)
     if not made.is_terminal:
         made.width = 160
     return made

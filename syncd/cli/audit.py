@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from syncd import audit_run
 from syncd.audit_report import Audit
 from syncd.audit_run import Ended
 from syncd.audit_verdict import KINDS, Kind, Verdict
-from syncd.cli import Config, Dests, Json, command, opened_app, output
+from syncd.cli import Config, Dests, Json, command, opened_app, output, remark
+from syncd.cli.screen import Line, inert
 from syncd.cli.transfer import chosen
 from syncd.estimate import spoken
 from syncd.words import count
@@ -61,7 +61,7 @@ async def audit(
     output(json, data, lambda to: _show(to, ended))
     for name, one in ended.items():
         if one.audit is None:
-            sys.stderr.write(f"syncd: {name}: {one.error}\n")
+            remark(f"{name}: {one.error}")
     return audit_run.exit_code(ended)
 
 
@@ -72,14 +72,14 @@ def _announce(one: Audit) -> None:
     if e.singly:
         says += f"; {e.singly:,} of them because contacts are read one by one"
     for text in (says, *one.cannot):
-        sys.stderr.write(f"{one.name}: {text}\n")
+        sys.stderr.write(inert(f"{one.name}: {text}") + "\n")
     sys.stderr.flush()
 
 
 def _show(to: Console, ended: Mapping[str, Ended]) -> None:
     for name, one in ended.items():
         if one.audit is None:
-            to.print(Text.assemble((name, "bold"), ("  not audited: ", "bold red"), one.error))
+            to.print(Line.assemble((name, "bold"), ("  not audited: ", "bold red"), one.error))
             continue
         _summary(to, one.audit)
         for kind in KINDS:
@@ -93,7 +93,7 @@ def _show(to: Console, ended: Mapping[str, Ended]) -> None:
 def _summary(to: Console, one: Audit) -> None:
     says, style = ("equal", "green") if one.equal else ("not equal", "red")
     to.print(
-        Text.assemble(
+        Line.assemble(
             (one.name, "bold"),
             f"  {count(one.contacts, 'contact')} here, {count(one.read, 'record')} read there: ",
             (says, style),
@@ -103,24 +103,24 @@ def _summary(to: Console, one: Audit) -> None:
     table.add_column(justify="right")
     for kind in KINDS:
         if n := one.counts[kind]:
-            name = Text(kind.replace("_", " "), STYLES[kind])
-            table.add_row(f"{n:,}", name, Text(MEANS[kind], "dim"))
+            name = Line(kind.replace("_", " "), STYLES[kind])
+            table.add_row(f"{n:,}", name, Line(MEANS[kind], "dim"))
     if one.doubles:
-        told = Text("second records of our contacts: merge them there", "dim")
-        table.add_row(f"{one.doubles:,}", Text("doubles", "bold red"), told)
+        told = Line("second records of our contacts: merge them there", "dim")
+        table.add_row(f"{one.doubles:,}", Line("doubles", "bold red"), told)
     if one.extra:
-        told = Text("are nobody's of ours, and are left alone", "dim")
-        table.add_row(f"{one.extra:,}", Text("extra", "dim"), told)
+        told = Line("are nobody's of ours, and are left alone", "dim")
+        table.add_row(f"{one.extra:,}", Line("extra", "dim"), told)
     to.print(table)
     if one.repaired:
         to.print(
-            Text(
+            Line(
                 f"  {count(one.mended, 'contact')} to be sent again,"
                 f" {count(one.noted, 'opt-out')} noted"
             )
         )
     for text in one.held:
-        to.print(Text(f"  not repaired: {text}", "bold red"))
+        to.print(Line(f"  not repaired: {text}", "bold red"))
 
 
 def _examples(to: Console, kind: Kind, found: list[Verdict]) -> None:
@@ -129,20 +129,20 @@ def _examples(to: Console, kind: Kind, found: list[Verdict]) -> None:
     table.add_column("address", overflow="fold")
     table.add_column("what", overflow="fold")
     for one in found:
-        table.add_row(Text(one.contact_id), Text(one.email or "none"), _what(one))
+        table.add_row(Line(one.contact_id), Line(one.email or "none"), _what(one))
     to.print(table)
 
 
-def _what(one: Verdict) -> Text:
+def _what(one: Verdict) -> RenderableType:
     """Last sent → read there; and, of what was changed here, last sent ⇒ wanted now."""
     parts = [
-        Text.assemble((f"{name} ", "dim"), _said(old), f" {arrow} ", _said(new))
+        Line.assemble((f"{name} ", "dim"), _said(old), f" {arrow} ", _said(new))
         for arrow, pairs in (("→", one.there), ("⇒", one.here))
         for name, (old, new) in list(pairs.items())[:MOST]
     ]
     if one.reason:
-        parts.append(Text(one.reason))
-    return Text(", ").join(parts)
+        parts.append(Line(one.reason))
+    return Line(", ").join(parts)
 
 
 def _said(value: Any) -> str:
@@ -158,4 +158,4 @@ def _said(value: Any) -> str:
 def _doubles(to: Console, found: list[Verdict]) -> None:
     for one in found:
         n = count(one.doubles + 1, "record")
-        to.print(Text(f"{one.contact_id}  {one.email or ''}  is there in {n}"))
+        to.print(Line(f"{one.contact_id}  {one.email or ''}  is there in {n}"))

@@ -8,12 +8,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
-from rich.text import Text
 
 from syncd import authorize as authorizing
 from syncd.authorize import Come
 from syncd.callback import Attempt, checked_redirect, pasted
 from syncd.cli import Config, Dest, Json, command, console, opened_app, output
+from syncd.cli.screen import Line
 from syncd.web_callback import HOST, PORT, listening
 
 
@@ -56,7 +56,7 @@ async def authorize_(
             done = await authorizing.authorize(app, wish, back, come)
     known = f"account {done.account} {done.name}".rstrip() if done.account else "the account"
     says = f"{known}: secret {done.secret!r} is sealed, for {done.destination!r}"
-    output(json, done._asdict(), lambda console: console.print(Text(says)))
+    output(json, done._asdict(), lambda console: console.print(Line(says)))
 
 
 @asynccontextmanager
@@ -67,9 +67,11 @@ async def _way(
     out = console(stderr=True)
 
     def show(page: str, then: str) -> None:
-        out.print(Text("Open this address in a browser:\n", "bold"))
-        out.print(Text(f"    {page}\n"), soft_wrap=True)
-        out.print(Text(then), soft_wrap=True)
+        out.print(Line("Open this address in a browser:", "bold"))
+        out.print()
+        out.print(Line(f"    {page}"), soft_wrap=True)
+        out.print()
+        out.print(Line(then), soft_wrap=True)
 
     if paste:
 

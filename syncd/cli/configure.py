@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from syncd import apply as applying
 from syncd import declared, example, toml
 from syncd import remove as removing
 from syncd.apply import Applied, Change
-from syncd.cli import Config, Dest, Dests, Json, command, opened_app, output, print_json
+from syncd.cli import Config, Dest, Dests, Json, command, opened_app, output, print_json, remark
+from syncd.cli.screen import Line, inert
 from syncd.remove import Left
 from syncd.words import count, listed
 
@@ -44,11 +44,12 @@ def init(
 
     def render(to: Console) -> None:
         for path in written:
-            to.print(Text(f"written: {path}"))
+            to.print(Line(f"written: {path}"))
         for n, (what, how) in enumerate(steps, 1):
-            to.print(Text(f"\n{n}. {what}"))
+            to.print()
+            to.print(Line(f"{n}. {what}"))
             for line in how:
-                to.print(Text(f"       {line}"), soft_wrap=True)
+                to.print(Line(f"       {line}"), soft_wrap=True)
 
     data = {"written": written, "next": [{"do": what, "run": how} for what, how in steps]}
     output(json, data, render)
@@ -104,14 +105,14 @@ async def apply(
         done = await applying.apply(app, wanted, dry_run=dry_run)
     output(json, done, lambda to: _show(to, done))
     for line in () if json else done.needed:
-        sys.stderr.write(f"syncd: still needed: {line}\n")
+        remark(f"still needed: {line}")
 
 
 def _show(to: Console, done: Applied) -> None:
     for one in done.changes:
-        to.print(Text(f"{MARKS[one.action]} {one.kind} {one.name}", "bold"), soft_wrap=True)
+        to.print(Line(f"{MARKS[one.action]} {one.kind} {one.name}", "bold"), soft_wrap=True)
         for column, values in one.columns.items() if one.action != "same" else ():
-            to.print(Text(f"    {_line(one, column, values)}"), soft_wrap=True)
+            to.print(Line(f"    {_line(one, column, values)}"), soft_wrap=True)
     changed = sum(one.action != "same" for one in done.changes)
     if not changed:
         to.print("nothing differs")
@@ -156,13 +157,23 @@ async def remove(
         raise typer.BadParameter("--yes is needed where nobody can be asked")
     async with opened_app(config) as app:
         left = await removing.remove(app.pool, dest, really=yes)
-        if not yes and typer.confirm(f"{_left(left)}\nRemove {dest}?", default=False):
+        if not yes and _confirmed(left):
             left = await removing.remove(app.pool, dest)
-    output(json, left, lambda to: to.print(Text(_left(left)), soft_wrap=True))
+    output(json, left, lambda to: _show_left(to, left))
     return 0 if left.removed else 1
 
 
-def _left(left: Left) -> str:
+def _confirmed(left: Left) -> bool:
+    said = [inert(line) for line in _left(left)]
+    return typer.confirm("\n".join([*said, f"Remove {left.destination}?"]), default=False)
+
+
+def _show_left(to: Console, left: Left) -> None:
+    for line in _left(left):
+        to.print(Line(line), soft_wrap=True)
+
+
+def _left(left: Left) -> list[str]:
     lists = count(len(left.lists), "list") + (
         f" ({listed(list(left.lists))})" if left.lists else ""
     )
@@ -178,4 +189,4 @@ def _left(left: Left) -> str:
         said.append('To empty it first: apply `lists = []` and `when_gone = "delete"`, approve.')
     if left.secret:
         said.append(f"Its secret is still sealed: `syncd secret remove {left.secret}`.")
-    return "\n".join(said)
+    return said

@@ -9,7 +9,7 @@ import typer
 
 from syncd import app as composition
 from syncd import db, migrate
-from syncd.cli import Config, Json, command, output, settings_of
+from syncd.cli import Config, Json, command, output, print_lines, settings_of
 
 
 @command(example="syncd migrate --sql > schema.sql", name="migrate")
@@ -30,8 +30,8 @@ async def migrate_(
         finally:
             await connection.close(timeout=5)
     names = [f"{one.version:04d}_{one.name}" for one in done]
-    says = "\n".join(f"applied {name}" for name in names) or "the schema is up to date"
-    output(json, {"applied": names}, lambda console: console.print(says, highlight=False))
+    says = [f"applied {name}" for name in names] or ["the schema is up to date"]
+    output(json, {"applied": names}, lambda to: print_lines(to, says))
 
 
 @command(example="syncd run --config syncd.toml")

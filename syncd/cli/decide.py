@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from syncd import ask, control
 from syncd.app import App
 from syncd.cli import Config, Dests, Json, command, opened_app, output
 from syncd.cli.operate import Email
+from syncd.cli.screen import Line, inert
 from syncd.control import HeldPlan
 from syncd.words import count
 
@@ -55,7 +55,7 @@ async def _pause(names: list[str], paused: bool, json: bool, config: Config) -> 
 
     def render(to: Console) -> None:
         for name in names:
-            to.print(Text(f"{name}: {word if name in changed else f'was {word} already'}"))
+            to.print(Line(f"{name}: {word if name in changed else f'was {word} already'}"))
 
     output(json, {"changed": changed, "paused": paused}, render)
 
@@ -95,7 +95,8 @@ async def _confirmed(app: App, number: int) -> int | None:
 
 def _question(plan: HeldPlan) -> str:
     what = {"remove": "removals", "change": "changes", "opt_out": "opt-outs"}[plan.kind]
-    return f"{plan.destination}, plan {plan.id}: {plan.reason}.\nSend these {plan.rows:,} {what}?"
+    held = inert(f"{plan.destination}, plan {plan.id}: {plan.reason}.")
+    return f"{held}\nSend these {plan.rows:,} {what}?"
 
 
 @command(example="syncd discard 7")
@@ -131,9 +132,9 @@ async def lift(
             to.print("the erasure no longer keeps the person away")
         for row in done.open:
             which = "all mail" if row["list_id"] is None else f"list {row['list_id']}"
-            to.print(Text(f"still open: {row['kind']} at {row['destination']}, {which}"))
+            to.print(Line(f"still open: {row['kind']} at {row['destination']}, {which}"))
         for said in (one for verdicts in done.says.values() for one in verdicts):
-            to.print(Text(said))
+            to.print(Line(said))
 
     output(json, done, render)
     return 0 if done.lifted or done.tombstones else 1
@@ -157,7 +158,7 @@ async def scan(
             said = f"read, {count(one.noted, 'new opt-out')}" if one.done else one.why
             if one.scans:
                 said += f", {count(one.scans, 'scan')} of contacts"
-            to.print(Text(f"{name}: {said}"))
+            to.print(Line(f"{name}: {said}"))
 
     output(json, {"destinations": found}, render)
     return max((one.exit_code for one in found.values()), default=0)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from syncd import check as checks
 from syncd import sql
 from syncd.cli import Config, Dests, Json, command, console, opened_app, output, print_json
+from syncd.cli.screen import Line
 from syncd.explain import Explained, Verdict
 from syncd.explain import explain as explained
 from syncd.model import Finding
@@ -30,8 +30,8 @@ def block(to: Console, rows: list[tuple[str, str]], indent: int = 2, label: int 
     """Labels on the left, texts wrapped beside them."""
     width = max(40, to.width - indent - label - 1)
     for name, text in rows:
-        for n, line in enumerate(Text(text).wrap(to, width)):
-            to.print(Text(" " * indent + f"{name if n == 0 else '':{label}} ") + line)
+        for n, line in enumerate(Line(text).wrap(to, width)):
+            to.print(Line(" " * indent + f"{name if n == 0 else '':{label}} ") + line)
 
 
 # ── Looking ─────────────────────────────────────────────────────────────────────────────────
@@ -51,14 +51,14 @@ def _show_status(to: Console, found: Status) -> None:
     for name, one in found.destinations.items():
         said = headline(one)
         to.print(
-            Text(name, "bold") + Text(f"  {one.provider}  ") + Text(said, STYLES.get(said, "red"))
+            Line(name, "bold") + Line(f"  {one.provider}  ") + Line(said, STYLES.get(said, "red"))
         )
         block(to, list(lines(one, found.at)))
         to.print()
     if not found.destinations:
         to.print("there is no destination yet: `syncd init` writes an example")
     for line in shared(found):
-        to.print(Text(line))
+        to.print(Line(line))
 
 
 @command(example="syncd check --probe")
@@ -84,18 +84,19 @@ async def check(
     else:
         bad = sum(one.level == "error" for one in found)
         odd = sum(one.level == "warning" for one in found)
-        to.print(f"\n{count(bad, 'error')}, {count(odd, 'warning')}")
+        to.print()
+        to.print(f"{count(bad, 'error')}, {count(odd, 'warning')}")
     return code
 
 
 def _show_finding(to: Console, finding: Finding) -> None:
-    head = Text(f"{finding.level:8}", LEVELS[finding.level]) + Text(f"{finding.subject}: ", "bold")
+    head = Line(f"{finding.level:8}", LEVELS[finding.level]) + Line(f"{finding.subject}: ", "bold")
     indent = " " * 8
-    for n, line in enumerate((head + Text(finding.says)).wrap(to, to.width - 8)):
-        to.print(line if n == 0 else Text(indent) + line)
+    for n, line in enumerate((head + Line(finding.says)).wrap(to, to.width - 8)):
+        to.print(line if n == 0 else Line(indent) + line)
     if finding.remedy:
-        for n, line in enumerate(Text(finding.remedy, "dim").wrap(to, to.width - 11)):
-            to.print(Text(indent + ("→ " if n == 0 else "  ")) + line)
+        for n, line in enumerate(Line(finding.remedy, "dim").wrap(to, to.width - 11)):
+            to.print(Line(indent + ("→ " if n == 0 else "  ")) + line)
 
 
 @command(example="syncd explain ann@example.com")
@@ -109,20 +110,21 @@ async def explain(email: Email, json: Json = False, config: Config = None) -> No
 
 def _show_explained(to: Console, told: Explained) -> None:
     if not told.known:
-        to.print(Text(f"nothing is held about {told.email}"))
+        to.print(Line(f"nothing is held about {told.email}"))
     for name, verdicts in told.destinations.items():
         for one in verdicts:
-            to.print(Text(name, "bold") + Text(f"  {'mailed' if one.mailed else 'not mailed'}"))
+            to.print(Line(name, "bold") + Line(f"  {'mailed' if one.mailed else 'not mailed'}"))
             block(to, [("", line) for line in _told(one)], indent=0, label=1)
     if told.known and not told.contacts:
         to.print("no contact has this address; what is held about the address itself:")
     for fault in told.faults:
-        to.print(Text(f"not explained: {fault}"))
+        to.print(Line(f"not explained: {fault}"))
     for said in told.erasures:
-        to.print(Text(said))
+        to.print(Line(said))
     held = [(table, count(len(rows), "row")) for table, rows in told.rows.items()]
     if held:
-        to.print("\nheld (all of it: --json)")
+        to.print()
+        to.print("held (all of it: --json)")
         block(to, held, label=26)
 
 
@@ -146,13 +148,13 @@ async def rejected(dest: Dests = None, json: Json = False, config: Config = None
         for row in contacts:
             status = "" if row["status"] is None else f" [{row['status']}]"
             to.print(
-                Text(f"{row['destination']}  {row['contact_id']}  {row['email'] or '-'}  ", "bold")
-                + Text(f"{row['reason']}{status}  since {moment(row['since'])}")
+                Line(f"{row['destination']}  {row['contact_id']}  {row['email'] or '-'}  ", "bold")
+                + Line(f"{row['reason']}{status}  since {moment(row['since'])}")
             )
         for row in lists:
             to.print(
-                Text(f"{row['destination']}  list {row['list_id']} {row['name']!r}  ", "bold")
-                + Text(f"{row['state']}: {row['reason']}")
+                Line(f"{row['destination']}  list {row['list_id']} {row['name']!r}  ", "bold")
+                + Line(f"{row['state']}: {row['reason']}")
             )
         if not contacts and not lists:
             to.print("nothing is rejected")

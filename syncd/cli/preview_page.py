@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from syncd.cli.screen import Line
 from syncd.estimate import spoken
 from syncd.preview import SHOWN, Kind, Preview, Sample
 
@@ -41,7 +41,7 @@ def _summary(one: Preview, console: Console) -> None:
     time = f", {spoken(one.seconds)} under the limits" if one.requests else ""
     stands = "paused" if one.destination.paused else one.destination.halted
     console.print(
-        Text.assemble(
+        Line.assemble(
             (one.destination.name, "bold"),
             f"  {one.contacts:,} contacts; a full pass would take {requests}{time}",
             (f"  ({stands})" if stands else "", "red"),
@@ -51,13 +51,13 @@ def _summary(one: Preview, console: Console) -> None:
     table.add_column(justify="right")
     for kind in SHOWN:
         if n := one.counts[kind]:
-            name = Text(kind.replace("_", "-"), STYLES[kind])
-            table.add_row(f"{n:,}", name, Text(MEANS[kind], "dim"))
+            name = Line(kind.replace("_", "-"), STYLES[kind])
+            table.add_row(f"{n:,}", name, Line(MEANS[kind], "dim"))
     if not table.row_count:
-        table.add_row("", Text("in step", "green"), "nothing to do")
+        table.add_row("", Line("in step", "green"), "nothing to do")
     console.print(table)
     for count, why in one.held.values():
-        console.print(Text(f"  the guard would hold {count:,} of them: {why}", "bold red"))
+        console.print(Line(f"  the guard would hold {count:,} of them: {why}", "bold red"))
 
 
 def _examples(kind: Kind, one: Preview, console: Console) -> None:
@@ -66,21 +66,21 @@ def _examples(kind: Kind, one: Preview, console: Console) -> None:
     table.add_column("address", overflow="fold")
     table.add_column("what", overflow="fold")
     for sample in one.samples[kind]:
-        table.add_row(Text(sample.contact_id), Text(sample.email or "none"), _what(kind, sample))
+        table.add_row(Line(sample.contact_id), Line(sample.email or "none"), _what(kind, sample))
     console.print(table)
 
 
-def _what(kind: Kind, sample: Sample) -> Text:
+def _what(kind: Kind, sample: Sample) -> RenderableType:
     if sample.reason or kind == "rejected":
-        return Text(sample.reason or "")
+        return Line(sample.reason or "")
     parts = []
     for name, (old, new) in list(sample.changes.items())[:MOST]:
         if kind in ("create", "absent"):
             if name != "e-mail" and not (name == "subscribed" and new):
-                parts.append(Text.assemble((f"{name} ", "dim"), _said(new)))
+                parts.append(Line.assemble((f"{name} ", "dim"), _said(new)))
         else:
-            parts.append(Text.assemble((f"{name} ", "dim"), _said(old), " → ", _said(new)))
-    return Text(", ").join(parts)
+            parts.append(Line.assemble((f"{name} ", "dim"), _said(old), " → ", _said(new)))
+    return Line(", ").join(parts)
 
 
 def _said(value: Any) -> str:

@@ -20,11 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from syncd import log as logs
 from syncd.backfill import Backfill
 from syncd.backfill_part import Part
+from syncd.cli.screen import Line
 from syncd.estimate import spoken
 
 log = structlog.get_logger()
@@ -94,16 +94,16 @@ class _Rate(TextColumn):
     def __init__(self) -> None:
         super().__init__("")
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: Task) -> Line:
         elapsed = task.finished_time or task.elapsed
         rate = task.completed / elapsed if elapsed else 0
-        return Text(f"{rate:,.0f}/s", style="cyan")
+        return Line(f"{rate:,.0f}/s", style="cyan")
 
 
 @contextlib.asynccontextmanager
 async def _bars(job: Backfill, console: Console) -> AsyncIterator[None]:
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Rate(),
@@ -118,7 +118,7 @@ async def _bars(job: Backfill, console: Console) -> AsyncIterator[None]:
 
     def announce() -> None:
         for part in job.parts:
-            progress.console.print(announced(part), highlight=False, markup=False)
+            progress.console.print(announced(part))
             progress.reset(tasks[part.destination.name], description=part.destination.name)
 
     def paint() -> None:
@@ -145,7 +145,7 @@ def table(job: Backfill, began: float) -> Table:
     made.add_column("in step")
     for part in job.parts:
         said = part.summary()
-        in_step = Text("yes", "green") if part.in_step else Text("no", "bold red")
+        in_step = Line("yes", "green") if part.in_step else Line("no", "bold red")
         made.add_row(
             part.destination.name, *(f"{said[n]:,}" if said[n] else "·" for n in NUMBERS), in_step
         )

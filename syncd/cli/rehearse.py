@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from syncd import demo as demonstration
 from syncd import sandbox
 from syncd.app import on_signals
 from syncd.cli import Config, Json, command, console, print_json, settings_of
+from syncd.cli.screen import Line
 from syncd.errors import ConfigError
 from syncd.secrets import variable
 
@@ -81,12 +81,13 @@ class Page(demonstration.Story):
         self.on = on
 
     def chapter(self, title: str) -> None:
-        self.on.print(Text.assemble("\n", (title, "bold")))
+        self.on.print()
+        self.on.print(Line(title, "bold"))
 
     def line(self, text: str, seconds: float | None = None, good: bool = True) -> None:
         mark = ("  ✓ ", "green") if good else ("  ✗ ", "bold red")
         took = "" if seconds is None else _took(seconds)
-        self.on.print(Text.assemble(mark, (f"{took:>7}  ", "cyan"), text))
+        self.on.print(Line.assemble(mark, (f"{took:>7}  ", "cyan"), text))
 
 
 def _took(seconds: float) -> str:
@@ -99,7 +100,9 @@ async def _until_told(stage: demonstration.Stage, stream: object) -> None:
     out = console(stderr=stream is not None)
     secrets = [variable(name) for name in demonstration.TITLES]
     with on_signals(lambda _: told.set(), signal.SIGINT, signal.SIGTERM):  # before it is told
-        out.print(Text("\nIt goes on running. In another terminal:\n", "bold"))
+        out.print()
+        out.print(Line("It goes on running. In another terminal:", "bold"))
+        out.print()
         for line in (
             f"export SYNCD_DATABASE_URL='{stage.app.url}'",
             *(f"export {name}='{stage.app.environ[name]}'" for name in secrets),
@@ -109,6 +112,7 @@ async def _until_told(stage: demonstration.Stage, stream: object) -> None:
             "psql $SYNCD_DATABASE_URL -c \"update syncd.contact set city='Rio' where id='c0001'\"",
             *(f"curl -s '{box.url}/_state?profiles=0'" for box in stage.boxes.values()),
         ):
-            out.print(Text(f"    {line}"), soft_wrap=True)
-        out.print(Text("\nCtrl-C ends it, and removes it all.", "bold"))
+            out.print(Line(f"    {line}"), soft_wrap=True)
+        out.print()
+        out.print(Line("Ctrl-C ends it, and removes it all.", "bold"))
         await told.wait()

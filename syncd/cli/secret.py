@@ -10,7 +10,7 @@ import typer
 
 from syncd import tombstone
 from syncd.app import App
-from syncd.cli import Config, Json, app, command, opened_app, output
+from syncd.cli import Config, Json, app, command, opened_app, output, print_lines
 from syncd.errors import ConfigError
 from syncd.secrets import Secrets, sealing_keys
 
@@ -43,8 +43,7 @@ async def list_(json: Json = False, config: Config = None) -> None:
     async with opened_app(config) as made:
         found = [one._asdict() for one in await made.secrets.names()]
     lines = [f"{one['name']}  {one['where']}  {one['note']}".rstrip() for one in found]
-    says = "\n".join(lines) or "there are none"
-    output(json, found, lambda console: console.print(says, highlight=False))
+    output(json, found, lambda to: print_lines(to, lines or ["there are none"]))
 
 
 @command(example="syncd secret remove marketing", name="remove", group=secret)

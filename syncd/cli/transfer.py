@@ -23,6 +23,7 @@ from syncd.cli import (
     output,
     preview_page,
     print_json,
+    remark,
 )
 from syncd.cli import progress as screen
 from syncd.control import Destination
@@ -53,7 +54,7 @@ async def backfill(
     else:
         console().print(screen.table(job, began))
     for line in remarks(job):
-        sys.stderr.write(f"syncd: {line}\n")
+        remark(line)
     return 128 + signalled if signalled else job.exit_code
 
 
