@@ -250,3 +250,16 @@ async def test_a_faulty_destination_does_not_hide_the_others(at: Desk) -> None:
 
     assert "ct" in told.destinations
     assert "'mailghost' is not known" in told.faults[0]
+
+
+async def test_what_cannot_be_explained_is_no_success(at: Desk) -> None:
+    await at.destination()
+    await at.contacts("ann")
+    await at("explain", "ann@x.test", code=0)
+    await at.pool.execute("update syncd.source set contact = 'public.nothing'")
+
+    shown = await at("explain", "ann@x.test", code=78)
+    told = await at("explain", "ann@x.test", "--json", code=78)
+
+    assert "not explained: source 'default': contact 'public.nothing' does not exist" in shown.out
+    assert told.json["faults"]

@@ -12,6 +12,7 @@ from syncd import check as checks
 from syncd import sql
 from syncd.cli import Config, Dests, Json, command, console, opened_app, output, print_json
 from syncd.cli.screen import Line
+from syncd.errors import ConfigError
 from syncd.explain import Explained, Verdict
 from syncd.explain import explain as explained
 from syncd.model import Finding
@@ -100,12 +101,14 @@ def _show_finding(to: Console, finding: Finding) -> None:
 
 
 @command(example="syncd explain ann@example.com")
-async def explain(email: Email, json: Json = False, config: Config = None) -> None:
+async def explain(email: Email, json: Json = False, config: Config = None) -> int:
     """Say everything that is held about a person, and why mail is sent or not at each
-    destination. With --json: every row, as for a request for one's data."""
+    destination. With --json: every row, as for a request for one's data. Exit code 78 where a
+    faulty source or destination kept something from being explained."""
     async with opened_app(config) as app:
         told = await explained(app, email)
     output(json, told, lambda to: _show_explained(to, told))
+    return ConfigError.exit_code if told.faults else 0
 
 
 def _show_explained(to: Console, told: Explained) -> None:
