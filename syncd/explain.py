@@ -103,6 +103,7 @@ def _case(
         next(iter(held.of("journal", d.id, contact_id)), None),
         [o for o in held.rows["opt_out"] if _concerns(o, d, desired, contact_id, held, peers)],
         any(e["finished_at"] is None for e in held.rows["erasure"]),
+        held.rows["erasure"],
         next((one.reason for one in held.buried), None),
         next(iter(held.of("sharer", d.id, contact_id)), None),
         {m["list_id"]: m["name"] or m["list_id"] for m in held.lists},

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     journal: Row | None
     opt_outs: Sequence[Row]
     erasing: bool
+    erasures: Sequence[Row]  # requests about the person, those that are finished too
     buried: str | None  # why it is sent nowhere, where it was erased before
     sharer: Row | None
     lists: Mapping[str, str]  # the contact's lists: id → name
@@ -127,7 +128,7 @@ def _time(text: Any) -> datetime | None:
 def _there(case: Case) -> Iterator[str]:
     mirror = case.mirror
     if mirror is None:
-        yield f"{case.d.name} was never given it."
+        yield _without_record(case)
         return
     when = moment(_time(mirror["pushed_at"]))
     match mirror["state"]:
@@ -143,6 +144,22 @@ def _there(case: Case) -> Iterator[str]:
             yield f"It is there, {flag}, as acknowledged {when}{known}."
     for one in mirror["lacking"]:
         yield f"Not conveyed there: {one}."
+
+
+def _without_record(case: Case) -> str:
+    """An erasure takes our record of it away, too: then that there is none says nothing."""
+    purged = [one for one in case.erasures if one["purged_at"] is not None]
+    if not purged:
+        return f"{case.d.name} was never given it."
+    name = case.d.name
+    proofs = [one["proof"].get(name, {}) for one in purged]
+    told = [proof["sent_at"] for proof in proofs if "sent_at" in proof]
+    if not told:
+        return f"What {name} was given before the erasure is not kept here any more."
+    return (
+        f"The erasure was conveyed to {name}, {moment(_time(max(told)))}; what it was given before"
+        " is not kept here any more."
+    )
 
 
 def _on_its_way(case: Case, now: datetime) -> Iterator[str]:

@@ -257,7 +257,10 @@ async def test_who_is_still_in_the_source_is_reported_and_not_made_again(
         assert "erasure 1: the person is still in source default" in said
         assert "1 contact rejected, most often: was erased on request 1" in said
         found = await explain(at.app, ANN)
-        assert "It was erased on request 1" in " ".join(found.destinations["copernica"][0].says)
+        says = " ".join(found.destinations["copernica"][0].says)
+        assert "It was erased on request 1" in says
+        assert "The erasure was conveyed to copernica, 20" in says
+        assert "never given" not in says
         assert any("nothing is left at copernica" in one for one in found.erasures)
         assert "sent nowhere" in " ".join(found.erasures)
 
