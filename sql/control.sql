@@ -148,6 +148,18 @@ with rows as materialized (
 )
 select count(*) from freed;
 
+-- name: not_waiting
+-- Of these contacts ($2), those of whom nothing is rejected or waits at any of the destinations.
+select u.contact_id
+  from unnest($2::text[]) u (contact_id)
+ where not exists (select 1 from syncd.journal j
+                    where j.destination_id = any($1::int[]) and j.contact_id = u.contact_id)
+ order by 1;
+
+-- name: list_is_known
+select exists (select 1 from syncd.list_mirror where list_id = $1::text)
+    or exists (select 1 from syncd.opt_out where list_id = $1::text);
+
 -- name: retry_lists
 with freed as (
     update syncd.list_mirror set state = 'due', due_at = now(), attempts = 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from syncd import control, sql
+from syncd import source as sources
 from syncd.control import Destination, Note, no_note
 from syncd.errors import ConfigError, ProviderError
 from syncd.explain import Explained, explain
@@ -156,6 +157,22 @@ async def lift(
     first = {name: [v.says[0] for v in verdicts] for name, verdicts in now.destinations.items()}
     erased = len(tombs) if list_id is None else 0
     return Lifted(list(closed), _open(now), first, erased)
+
+
+async def knows_list(app: App, list_id: str) -> bool:
+    """Whether a source has it, or ever had; a faulty source may."""
+    if await app.pool.fetchval(sql.control.list_is_known, list_id):
+        return True
+    async with app.pool.acquire() as connection:
+        for name in sorted({d.source for d in await app.destinations()} or {"default"}):
+            try:
+                source = await sources.describe(connection, name)
+            except ConfigError:
+                return True
+            query = f"select true from {source.list.name} where id::text = $1"  # noqa: S608  quoted
+            if await connection.fetchval(query, list_id):
+                return True
+    return False
 
 
 def _open(told: Explained) -> list[dict[str, object]]:

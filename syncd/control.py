@@ -194,6 +194,14 @@ async def lift(
     return await transact(pool, work)
 
 
+async def not_waiting(
+    pool: Pool, names: Sequence[str], contact_ids: Sequence[str]
+) -> Sequence[str]:
+    """Those contacts of whom nothing is rejected, or waits, at any of the destinations."""
+    ids = [d.id for d in await destinations(pool, names)]
+    return [row[0] for row in await pool.fetch(sql.control.not_waiting, ids, list(contact_ids))]
+
+
 async def retry(
     pool: Pool, names: Sequence[str], contact_ids: Sequence[str] | None, note: Note = no_note
 ) -> int:

@@ -362,6 +362,22 @@ async def test_the_rejected_are_listed_in_the_providers_words_and_tried_again(at
     assert (await at("retry", "--json")).json == {"due": 1}
 
 
+async def test_a_contact_that_does_not_wait_is_named_where_it_is_to_be_tried_again(
+    at: Desk,
+) -> None:
+    await at.destination()
+    await at.pool.execute("insert into syncd.contact (id, email) values ('nil', null)")
+    await at.settle()
+
+    none = await at("retry", "ct", "--contact", "nosuch", code=1)
+    some = await at("retry", "--contact", "nosuch", "--contact", "nil", "--json")
+
+    assert none.out == "0 rows due again\n"
+    assert none.err == "syncd: contact nosuch: nothing of it is rejected, or waits, at ct\n"
+    assert some.json == {"due": 1}
+    assert "contact nosuch: nothing of it" in some.err
+
+
 async def test_nothing_rejected(at: Desk) -> None:
     await at.destination()
 
@@ -458,6 +474,18 @@ async def test_a_lifted_no_is_a_yes_again_only_where_the_source_says_yes(at: Des
     assert "ticket 815" in log[0]["new"]
     lifted_by = await at.pool.fetchval("select lifted_by from syncd.opt_out where email ^@ 'ann'")
     assert lifted_by.endswith("ticket 815")
+
+
+async def test_a_list_that_is_none_is_named_where_its_no_is_to_be_lifted(at: Desk) -> None:
+    await at.destination()
+    await at.contacts("ann")
+    words = ("lift", "ann@x.test", "--reason", "r", "--list")
+
+    assert (await at(*words, "n", code=1)).err == ""
+    strange = await at(*words, "news", code=1)
+
+    assert strange.out.startswith("0 opt-outs of list news lifted\n")
+    assert strange.err == "syncd: there is no list news: --list takes a list's id\n"
 
 
 async def test_a_no_told_by_contact_alone_is_lifted_by_the_contacts_address(at: Desk) -> None:

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from syncd import ask, control
 from syncd.app import App
-from syncd.cli import Config, Dests, Json, command, opened_app, output
+from syncd.cli import Config, Dests, Json, command, opened_app, output, remark
 from syncd.cli.operate import Email
 from syncd.cli.screen import Line, inert
 from syncd.control import HeldPlan
-from syncd.words import count
+from syncd.words import count, listed
 
 Some = Annotated[list[str], typer.Argument(metavar="DEST...", help="Names of destinations.")]
 Plan = Annotated[int, typer.Argument(metavar="PLAN", help="The number that `status` shows.")]
@@ -29,11 +29,18 @@ async def retry(
     ] = None,
     json: Json = False,
     config: Config = None,
-) -> None:
-    """Try again what was rejected; data that were mended are tried again without it."""
+) -> int:
+    """Try again what was rejected; data that were mended are tried again without it. Exit code 1
+    where none of the contacts named is rejected, or waits."""
+    named = sorted(set(contact or ()))
     async with opened_app(config) as app:
+        strange = await control.not_waiting(app.pool, dest or (), named)
         due = await control.retry(app.pool, dest or (), contact)
     output(json, {"due": due}, lambda to: to.print(f"{count(due, 'row')} due again"))
+    for one in strange:
+        where = f"at {listed(dest)}" if dest else "at any destination"
+        remark(f"contact {one}: nothing of it is rejected, or waits, {where}")
+    return 1 if named and len(strange) == len(named) else 0
 
 
 @command(example="syncd pause marketing")
@@ -124,6 +131,7 @@ async def lift(
         raise typer.BadParameter("--reason must say why the no does not hold")
     async with opened_app(config) as app:
         done = await ask.lift(app, email, of_list, reason.strip())
+        is_known = of_list is None or done.lifted or await ask.knows_list(app, of_list)
 
     def render(to: Console) -> None:
         what = "all mail" if of_list is None else f"list {of_list}"
@@ -137,6 +145,8 @@ async def lift(
             to.print(Line(said))
 
     output(json, done, render)
+    if not is_known:
+        remark(f"there is no list {of_list}: --list takes a list's id")
     return 0 if done.lifted or done.tombstones else 1
 
 
