@@ -122,6 +122,17 @@ async def test_wrong_settings_are_78_with_every_fault_on_a_line(tmp_path: Path) 
     assert (await syncd("plan", "--config", "/no/such", env=environment())).code == 78
 
 
+@pytest.mark.parametrize("words", [("sandbox", "--port", "1"), ("init", "FOLDER")])
+async def test_a_settings_file_is_looked_at_by_who_needs_none_too(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    ended = await syncd(*words, "--config", "/no/such", env=environment(), cwd=tmp_path)
+
+    assert (ended.code, ended.out) == (78, "")
+    assert ended.err.startswith("syncd: /no/such: ")
+    assert not list(tmp_path.iterdir())
+
+
 # ── Destinations ────────────────────────────────────────────────────────────────────────────
 
 

@@ -198,6 +198,12 @@ async def opened_app(
         yield made
 
 
+def refuse_faulty(config: Path | None) -> None:
+    """ConfigError for a settings file that is named, and not right, by who needs none of it."""
+    if config is not None:
+        load(config)
+
+
 def settings_of(config: Path | None, level: Level | None = "warning") -> Settings:
     """The settings, with the log set up as they say; only `debug` there outdoes *level*."""
     settings = load(config)

@@ -15,7 +15,18 @@ from syncd import apply as applying
 from syncd import declared, example, toml
 from syncd import remove as removing
 from syncd.apply import Applied, Change
-from syncd.cli import Config, Dest, Dests, Json, command, opened_app, output, print_json, remark
+from syncd.cli import (
+    Config,
+    Dest,
+    Dests,
+    Json,
+    command,
+    opened_app,
+    output,
+    print_json,
+    refuse_faulty,
+    remark,
+)
 from syncd.cli.screen import Line, inert
 from syncd.remove import Left
 from syncd.words import count, listed
@@ -38,7 +49,7 @@ def init(
 ) -> None:
     """Write a commented syncd.toml and an example destination, and say what to do next. Nothing
     that is there is overwritten."""
-    del config  # every command takes it; this one makes it
+    refuse_faulty(config)
     written = example.write(provider, folder)
     steps = _steps(written[0], written[1], provider)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from syncd import demo as demonstration
 from syncd import sandbox
 from syncd.app import on_signals
-from syncd.cli import Config, Json, command, console, print_json, settings_of
+from syncd.cli import Config, Json, command, console, print_json, refuse_faulty, settings_of
 from syncd.cli.screen import Line
 from syncd.errors import ConfigError
 from syncd.secrets import variable
@@ -35,7 +35,7 @@ async def sandbox_(
 ) -> None:
     """Serve strict local stand-ins of the providers, to rehearse on one's own data. Ctrl-C ends
     it. GET /_state shows what they hold; POST /_faults makes them misbehave."""
-    del config  # every command takes it
+    refuse_faulty(config)
     with _ports():
         await sandbox.run(port, as_json=json)
 
