@@ -133,7 +133,7 @@ def _take(declared: Declared, place: str, tables: Mapping[str, Any]) -> Iterator
         yield f"{place}: says nothing: [destination.NAME] is expected, or [source.NAME]"
     for kind, rows in tables.items():
         if kind not in KINDS:
-            yield f"{place}: {kind} is not known here; did you mean [destination.{kind}]?"
+            yield f"{place}: {kind} is not known here; did you mean {_meant(kind, rows)}?"
         elif not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
             yield f"{place}: {kind}: a table for each is expected: [{kind}.NAME]"
         else:
@@ -142,6 +142,14 @@ def _take(declared: Declared, place: str, tables: Mapping[str, Any]) -> Iterator
                     yield f"{place}: {kind} {name!r} is in {first} already"
                 declared.places[kind, name] = place
                 yield from _take_row(declared, kind, name, row)
+
+
+def _meant(word: str, rows: object) -> str:
+    """The heading that was meant by [word], or by [word.NAME]."""
+    near = difflib.get_close_matches(word, KINDS, n=1)
+    if not near:
+        return f"[destination.{word}]"
+    return f"[{near[0]}.{next(iter(rows), 'NAME') if isinstance(rows, dict) else 'NAME'}]"
 
 
 def _take_row(declared: Declared, kind: str, name: str, row: Mapping[str, Any]) -> Iterator[str]:

@@ -301,7 +301,8 @@ async def test_every_fault_of_every_file_is_named_and_nothing_is_written(
     twice = await syncd("apply", str(sense), str(sense), "--dry-run", env=env)
 
     assert (first.code, second.code, twice.code) == (78, 78, 78)
-    for part in ("destinaton is not known here", "'a b': a name is", "did you mean provider?",
+    for part in ("destinaton is not known here; did you mean [destination.x]?",
+                 "'a b': a name is", "did you mean provider?",
                  "guard_percent: expected", "provider is missing", "everyone: needs `lists`",
                  "per_day: expected", "when_gone: expected 'withdraw'", "options: Out of range",
                  "none.toml: no such file"):  # fmt: skip
