@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 EDIT = "mend the row in syncd.destination (or the file, and `syncd apply`)"
 
 
+PLACES = ("lists_property", "database")
+"""Options by which several destinations have a place each in one account."""
+
+
 class Known(NamedTuple):
     """What could be found out of a destination's row and credential."""
 
@@ -178,6 +182,9 @@ def _limits(group: Sequence[Known]) -> Finding:
 
 
 def _same_place(group: Sequence[Known]) -> Iterator[Finding]:
+    known = type(group[0].options).model_fields
+    option = next((one for one in PLACES if one in known), None)
+    own = f"place (as options.{option})" if option else "account"
     places: dict[str, list[str]] = {}
     for one in group:
         place = getattr(one.options, "lists_property", None)
@@ -186,7 +193,7 @@ def _same_place(group: Sequence[Known]) -> Iterator[Finding]:
     for names in places.values():
         if len(names) > 1:
             says = f"{listed(names)} write the same place of one account: each undoes the other's"
-            remedy = "give each its own place (as options.lists_property), or make them one"
+            remedy = f"give each its own {own}, or make them one"
             yield Finding("accounts", "warning", says, remedy)
 
 

@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from company import company
 from operating import SECRET, Desk, desk
 
 from syncd import control
 from syncd.check import _version, check, exit_code
+from syncd.check_destination import check_row, check_scopes
 from syncd.db import Pool
 from syncd.model import Finding
 from syncd.tombstone import key_id
@@ -474,3 +476,26 @@ async def test_destinations_that_share_an_account(at: Desk) -> None:
     assert "upload per_second 2 of c" in limits.says
     assert about(found, "a, b write the same place of one account").level == "warning"
     assert exit_code(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("redcappi", "give each its own account, or make them one"),
+        ("copernica", "give each its own place (as options.database), or make them one"),
+    ],
+)
+async def test_a_remedy_names_no_option_that_the_provider_has_not(
+    database: str, pool: Pool, name: str, remedy: str
+) -> None:
+    async with company(database, pool, [name]) as there:
+        await pool.execute(
+            "insert into syncd.destination (name, provider, options, credential)"
+            " select 'second', d.provider, d.options, coalesce(d.credential, d.name)"
+            "   from syncd.destination d"
+        )
+        rows = await there.app.destinations()
+        known = [(await check_row(there.app, row, frozenset()))[1] for row in rows]
+        found = list(check_scopes([one for one in known if one is not None], {"second"}))
+
+        assert about(found, "write the same place of one account").remedy == remedy
