@@ -17,7 +17,7 @@ from syncd import meter, sql
 from syncd.bells import Bells, first_of
 from syncd.breaker import Breaker
 from syncd.condition import Condition, Tally
-from syncd.control import Destination
+from syncd.control import Destination, release_decided
 from syncd.decide import Rules
 from syncd.erasure import Erasures
 from syncd.errors import Fenced, ProviderError, Transient
@@ -360,6 +360,10 @@ class Flow:
             self.sender.sweeping = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._sweep(force))
+                await self.pump(until_empty=True)
+            # A settlement that was slower than the end of the pass has left its row in a plan that
+            # was decided meanwhile.
+            while not self.gives_up and await release_decided(self.planner.pool):
                 await self.pump(until_empty=True)
 
     async def _sweep(self, force: bool) -> None:

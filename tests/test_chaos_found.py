@@ -14,6 +14,7 @@ from syncd import sql
 from syncd.db import Pool
 from syncd.erasure_words import requests
 from syncd.flow import Flow
+from syncd.fullpass import Counts
 from syncd.matching import Matcher
 from syncd.model import Seen
 from syncd.orphans import reap
@@ -1477,3 +1478,31 @@ async def test_who_is_known_as_absent_gets_the_record_that_somebody_gone_has_lef
                 await flow.look()
                 await flow.pump(until_empty=True)
         assert at.there("clevercampaign") == {BOB: True, "cyd@x.test": True}
+
+
+async def test_a_row_that_waits_in_a_plan_decided_before_it_was_settled_is_sent_by_the_backfill(
+    database: str, pool: Pool
+) -> None:
+    """A settlement saw the plan open, and wrote its row as held by it when the pass had released
+    it already: the backfill ended with 1, and said that something is held."""
+    async with company(database, pool, ["constantcontact"]) as at:
+        await at.backfill()
+        async with at.flows("constantcontact") as flows:
+            flow = flows["constantcontact"]
+            swept = flow.full_pass
+
+            async def slow(force: bool = False) -> Counts | None:
+                counts = await swept(force)
+                await pool.execute(
+                    "with decided as (insert into syncd.plan (destination_id, kind, state,"
+                    "   decided_at, decided_by) select id, 'change', 'released', now(), 'syncd'"
+                    "   from syncd.destination returning id, destination_id)"
+                    " insert into syncd.journal (destination_id, contact_id, wish, lane, state,"
+                    "   plan_id) select destination_id, 'ann', 'upsert', 1, 'held', id from decided"
+                )
+                return counts
+
+            flow.full_pass = slow  # type: ignore[method-assign]
+            async with asyncio.timeout(30):
+                await flow.backfill()
+        assert await pool.fetchval("select count(*) from syncd.journal") == 0
