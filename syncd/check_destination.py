@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from syncd.app import App
 
 EDIT = "mend the row in syncd.destination (or the file, and `syncd apply`)"
-
-
 PLACES = ("lists_property", "database")
 """Options by which several destinations have a place each in one account."""
 
